@@ -1,0 +1,88 @@
+// AdamW (Loshchilov & Hutter, 2019, algorithm 2; bias-corrected, as PyTorch computes it), in place.
+
+import { hasKernel, runOp, defineOp } from "../op.ts";
+import * as tf from "../tf.ts";
+
+export interface AdamWSettings {
+  learningRate: number;
+  beta1: number;
+  beta2: number;
+  eps: number;
+  weightDecay: number;
+  /** Number of this update, from 1. */
+  step: number;
+  /** Gradients are scaled down so that the norm over all of them is at most this; 0 leaves them alone. */
+  clipNorm: number;
+}
+
+/** First and second moment of one parameter, owned by the optimizer. */
+export interface Moments {
+  m: tf.Tensor;
+  v: tf.Tensor;
+}
+
+/**
+ * The squared L2 norm over all gradients, as a scalar tensor: it never visits the processor on its way to the update.
+ */
+export function squaredNorm(gradients: tf.Tensor[]): tf.Scalar {
+  return tf.tidy(() => {
+    const parts = gradients.map((g) => (hasKernel("SquaredSum") ? runOp("SquaredSum", { x: g }) : g.square().sum()));
+    return (parts.length === 1 ? parts[0] : tf.stack(parts.map((p) => p.reshape([]))).sum()) as tf.Scalar;
+  });
+}
+
+/**
+ * Update `parameter` and its moments in place. `squaredNorm` is that of all gradients of the step.
+ *
+ * The tensors keep their identity; their contents change. PyTorch's order: decay the weight, then move it.
+ */
+export function adamW(
+  parameter: tf.Tensor,
+  gradient: tf.Tensor,
+  { m, v }: Moments,
+  squaredNorm: tf.Scalar,
+  settings: AdamWSettings,
+): void {
+  if (parameter.size !== gradient.size || m.size !== parameter.size || v.size !== parameter.size) {
+    throw new Error(
+      `adamW: parameter is [${parameter.shape}], gradient [${gradient.shape}], moments [${m.shape}], [${v.shape}]`,
+    );
+  }
+  if (hasKernel("AdamW")) {
+    runOp("AdamW", { parameter, gradient, m, v, squaredNorm }, settings).dispose();
+    return;
+  }
+  const norm = Math.sqrt(squaredNorm.dataSync()[0]);
+  adamWReference(
+    parameter.dataSync() as Float32Array, // On the cpu backend these are the tensors' own memory.
+    gradient.dataSync() as Float32Array,
+    m.dataSync() as Float32Array,
+    v.dataSync() as Float32Array,
+    norm,
+    settings,
+  );
+}
+
+/** The definition, on plain arrays, in place. */
+export function adamWReference(
+  parameter: Float32Array,
+  gradient: Float32Array,
+  m: Float32Array,
+  v: Float32Array,
+  norm: number,
+  { learningRate, beta1, beta2, eps, weightDecay, step, clipNorm }: AdamWSettings,
+): void {
+  const clip = clipNorm > 0 && norm > clipNorm ? clipNorm / norm : 1;
+  const bias1 = 1 - beta1 ** step;
+  const bias2 = 1 - beta2 ** step;
+  for (let i = 0; i < parameter.length; i++) {
+    const g = gradient[i] * clip;
+    m[i] = beta1 * m[i] + (1 - beta1) * g;
+    v[i] = beta2 * v[i] + (1 - beta2) * g * g;
+    const decayed = parameter[i] * (1 - learningRate * weightDecay);
+    parameter[i] = decayed - (learningRate * (m[i] / bias1)) / (Math.sqrt(v[i] / bias2) + eps);
+  }
+}
+
+defineOp<AdamWSettings>({ name: "AdamW" });
+defineOp({ name: "SquaredSum" });

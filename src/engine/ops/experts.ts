@@ -1,0 +1,69 @@
+// The routed experts of a mixture (Shazeer et al., 2017; DeepSeekMoE): each token passes through the SwiGLU networks it
+// was routed to, and their outputs are added with the router's weights.
+
+// N tokens, D hidden size, E experts, S = the sum of all experts' widths. Expert e has channels offsets[e]..offsets[e+1]-1,
+// so that pruned experts may differ in width.
+
+import { wantsGradient } from "../gradients.ts";
+import { defineOp, hasKernel, runOps } from "../op.ts";
+import * as tf from "../tf.ts";
+
+export interface ExpertWeights {
+  gate: tf.Tensor; // [S, D]
+  up: tf.Tensor; // [S, D]
+  down: tf.Tensor; // [D, S]
+  /** Length E + 1, from 0 to S. */
+  offsets: number[];
+}
+
+/**
+ * x: [N, D], chosen: int32 [N, topK], weights: [N, topK] -> [N, D].
+ *
+ * y[n] = sum over k of weights[n, k] * down_e(silu(gate_e(x[n])) * up_e(x[n])), e = chosen[n, k].
+ */
+export function experts(x: tf.Tensor, chosen: tf.Tensor, weights: tf.Tensor, p: ExpertWeights): tf.Tensor {
+  const S = p.offsets.at(-1)!;
+  const D = x.shape[1];
+  const right =
+    p.gate.shape[0] === S &&
+    p.gate.shape[1] === D &&
+    p.up.shape[0] === S &&
+    p.down.shape[0] === D &&
+    p.down.shape[1] === S;
+  if (!right || !tf.util.arraysEqual(chosen.shape, weights.shape)) {
+    throw new Error(
+      `experts: x is [${x.shape}], chosen [${chosen.shape}], weights [${weights.shape}], gate [${p.gate.shape}], ` +
+        `up [${p.up.shape}], down [${p.down.shape}], ${S} channels by the offsets`,
+    );
+  }
+  if (!hasKernel("Experts")) return expertsReference(x, chosen, weights, p);
+  const { gate, up, down, offsets } = p;
+  const weightGradients = wantsGradient(gate) || wantsGradient(up) || wantsGradient(down);
+  return runOps("Experts", { x, chosen, weights, gate, up, down }, { offsets, weightGradients })[0];
+}
+
+/** The definition in plain operations: every expert sees every token. */
+export function expertsReference(x: tf.Tensor, chosen: tf.Tensor, weights: tf.Tensor, p: ExpertWeights): tf.Tensor {
+  const D = x.shape[1];
+  const parts: tf.Tensor[] = [];
+  for (let e = 0; e + 1 < p.offsets.length; e++) {
+    const [from, width] = [p.offsets[e], p.offsets[e + 1] - p.offsets[e]];
+    if (width === 0) continue;
+    const part = weights.mul(chosen.equal(tf.scalar(e, "int32")).cast("float32")).sum(1, true); // [N, 1]
+    const gate = tf.matMul(x as tf.Tensor2D, p.gate.slice([from, 0], [width, D]) as tf.Tensor2D, false, true);
+    const up = tf.matMul(x as tf.Tensor2D, p.up.slice([from, 0], [width, D]) as tf.Tensor2D, false, true);
+    const act = gate.mul(gate.sigmoid()).mul(up); // [N, width]
+    parts.push(
+      tf.matMul(act as tf.Tensor2D, p.down.slice([0, from], [D, width]) as tf.Tensor2D, false, true).mul(part),
+    );
+  }
+  return tf.addN(parts);
+}
+
+interface Attributes {
+  offsets: number[];
+  /** False where the experts are frozen: their gradients are then not computed. */
+  weightGradients: boolean;
+}
+
+defineOp<Attributes>({ name: "Experts" });

@@ -1,0 +1,43 @@
+// The language-model head and its cross-entropy in one operation, over chunks of tokens: the logits of a whole batch
+// are never held (Wijmans et al., 2024, "Cut your losses", section 4).
+
+// M tokens that carry loss, D hidden size, V vocabulary.
+
+import { wantsGradient } from "../gradients.ts";
+import { defineOp, hasKernel, runOps } from "../op.ts";
+import * as tf from "../tf.ts";
+
+/**
+ * h: [M, D], weight: [V, D], targets: int32 [M], weights: [M] -> scalar, nats:
+ * the sum over m of weights[m] * (logsumexp(weight·h[m]) - (weight·h[m])[targets[m]]).
+ *
+ * For a mean over tokens the weights add up to 1. Rows of weight 0 are padding. Weights have no gradient.
+ */
+export function headLoss(h: tf.Tensor, weight: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor): tf.Scalar {
+  if (h.shape[1] !== weight.shape[1] || targets.size !== h.shape[0] || weights.size !== h.shape[0]) {
+    throw new Error(
+      `headLoss: h is [${h.shape}], weight is [${weight.shape}], targets [${targets.shape}], weights [${weights.shape}]`,
+    );
+  }
+  if (!hasKernel("HeadLoss")) return headLossReference(h, weight, targets, weights);
+  const weightGradient = wantsGradient(weight);
+  return runOps("HeadLoss", { h, weight, targets, weights }, { weightGradient })[0] as tf.Scalar;
+}
+
+/** The definition in plain operations. */
+export function headLossReference(h: tf.Tensor, weight: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor): tf.Scalar {
+  const logits = tf.matMul(h as tf.Tensor2D, weight as tf.Tensor2D, false, true); // [M, V]
+  const own = tf
+    .oneHot(targets as tf.Tensor1D, weight.shape[0])
+    .mul(logits)
+    .sum(-1);
+  return tf.logSumExp(logits, -1).sub(own).mul(weights).sum() as tf.Scalar;
+}
+
+interface Attributes {
+  /** False where the head is frozen. */
+  weightGradient: boolean;
+}
+
+/** Outputs: loss [], logsumexp of each row [M] (kept for the gradient). */
+defineOp<Attributes>({ name: "HeadLoss" });

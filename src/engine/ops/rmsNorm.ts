@@ -1,0 +1,28 @@
+// RMSNorm (Zhang & Sennrich, 2019, eq. 4): y = weight * x / rms(x).
+
+import { defineOp, hasKernel, runOp } from "../op.ts";
+import * as tf from "../tf.ts";
+
+/**
+ * Scale each row of the last axis to unit root mean square, then by `weight`.
+ *
+ * x: [..., D], weight: [D] -> [..., D]. `eps` is added to the mean square.
+ */
+export function rmsNorm(x: tf.Tensor, weight: tf.Tensor, eps: number): tf.Tensor {
+  if (x.shape.at(-1) !== weight.size) {
+    throw new Error(`rmsNorm: x is [${x.shape}], weight is [${weight.shape}]`);
+  }
+  if (!hasKernel("RmsNorm")) return rmsNormReference(x, weight, eps);
+  return runOp("RmsNorm", { x, weight }, { eps });
+}
+
+/** The definition in plain operations. The kernels are tested against it. */
+export function rmsNormReference(x: tf.Tensor, weight: tf.Tensor, eps: number): tf.Tensor {
+  return x.mul(x.square().mean(-1, true).add(eps).rsqrt()).mul(weight);
+}
+
+interface Attributes {
+  eps: number;
+}
+
+defineOp<Attributes>({ name: "RmsNorm" });

@@ -1,0 +1,70 @@
+// The router of a mixture of experts: which experts a token goes to, and with what weights.
+// DeepSeek-V3 section 2.1.2: sigmoid scores, a bias that only takes part in the choice. V2: softmax, no bias.
+
+import { defineOp, hasKernel, runOps } from "../op.ts";
+import * as tf from "../tf.ts";
+
+export interface RouteOptions {
+  topK: number;
+  scoring: "sigmoid" | "softmax";
+  /** Divide the chosen scores by their sum. */
+  normalize: boolean;
+  /** Multiply the weights by this (routed_scaling_factor). */
+  scale: number;
+  /** Experts lie in this many groups; a token keeps `groupsKept` of them (sum of each group's two best). */
+  groups: number;
+  groupsKept: number;
+}
+
+/**
+ * logits: [N, E], bias: [E] (added for the choice only) -> experts: int32 [N, topK], weights: [N, topK].
+ *
+ * Gradients reach the logits through the weights; the choice and the bias have none.
+ */
+export function route(
+  logits: tf.Tensor,
+  bias: tf.Tensor,
+  options: RouteOptions,
+): { experts: tf.Tensor; weights: tf.Tensor } {
+  const E = logits.shape[1];
+  if (bias.size !== E || options.topK > E || E % options.groups !== 0) {
+    throw new Error(
+      `route: logits are [${logits.shape}], bias is [${bias.shape}], top ${options.topK}, ${options.groups} groups`,
+    );
+  }
+  if (!hasKernel("Route")) return routeReference(logits, bias, options);
+  const [weights, experts] = runOps("Route", { logits, bias }, options) as [tf.Tensor, tf.Tensor];
+  return { experts, weights };
+}
+
+/** The definition in plain operations. */
+export function routeReference(
+  logits: tf.Tensor,
+  bias: tf.Tensor,
+  { topK, scoring, normalize, scale, groups, groupsKept }: RouteOptions,
+): { experts: tf.Tensor; weights: tf.Tensor } {
+  const [N, E] = logits.shape as [number, number];
+  const scores = scoring === "sigmoid" ? logits.sigmoid() : tf.softmax(logits); // [N, E]
+  const experts = tf.tidy(() => {
+    let choice = scores.add(bias);
+    if (groups > 1) {
+      const perGroup = choice.reshape([N, groups, E / groups]);
+      const best = tf.topk(perGroup, Math.min(2, E / groups)).values.sum(-1); // [N, groups]
+      const kept = tf.oneHot(tf.topk(best, groupsKept).indices as tf.Tensor2D, groups).sum(1); // [N, groups]
+      const mask = kept
+        .expandDims(2)
+        .tile([1, 1, E / groups])
+        .reshape([N, E]);
+      choice = tf.where(mask.greater(0), choice, tf.fill([N, E], -1e9));
+    }
+    return tf.topk(choice, topK).indices; // int32 [N, topK]
+  });
+  const chosen = tf
+    .oneHot(experts as tf.Tensor2D, E)
+    .mul(scores.expandDims(1))
+    .sum(-1); // [N, topK]
+  const weights = normalize ? chosen.div(chosen.sum(-1, true).add(1e-20)) : chosen;
+  return { experts, weights: weights.mul(scale) };
+}
+
+defineOp<RouteOptions>({ name: "Route" });

@@ -1,0 +1,26 @@
+// Write rows into a buffer that outlives the call: the cache of keys and values while decoding.
+
+import { defineOp, hasKernel, runOp } from "../op.ts";
+import * as tf from "../tf.ts";
+
+/**
+ * In place: target[slots[i]] = rows[i], for target [R, D] (any leading axes folded), rows: [N, D], slots: int32 [N].
+ *
+ * Changes `target`; nothing else may hold an alias that expects the old content. No gradient.
+ */
+export function storeRows(target: tf.Tensor, rows: tf.Tensor, slots: tf.Tensor): void {
+  const width = rows.shape.at(-1)!;
+  if (target.size % width !== 0 || slots.size * width !== rows.size) {
+    throw new Error(`storeRows: target is [${target.shape}], rows are [${rows.shape}], slots [${slots.shape}]`);
+  }
+  if (hasKernel("StoreRows")) {
+    runOp("StoreRows", { target, rows, slots }).dispose();
+    return;
+  }
+  const to = target.dataSync() as Float32Array; // On the cpu backend this is the tensor's own memory.
+  const from = rows.dataSync();
+  slots.dataSync().forEach((slot, i) => to.set(from.subarray(i * width, (i + 1) * width), slot * width));
+}
+
+/** The kernel's own output is one unused element: TensorFlow.js wants one. */
+defineOp({ name: "StoreRows" });

@@ -1,0 +1,20 @@
+// SwiGLU (Shazeer, 2020, eq. 6): y = silu(gate) * up, silu(z) = z * sigmoid(z).
+
+import { defineOp, hasKernel, runOp } from "../op.ts";
+import * as tf from "../tf.ts";
+
+/** gate, up: [..., F] -> [..., F] */
+export function swiGlu(gate: tf.Tensor, up: tf.Tensor): tf.Tensor {
+  if (!tf.util.arraysEqual(gate.shape, up.shape)) {
+    throw new Error(`swiGlu: gate is [${gate.shape}], up is [${up.shape}]`);
+  }
+  if (!hasKernel("SwiGlu")) return swiGluReference(gate, up);
+  return runOp("SwiGlu", { gate, up });
+}
+
+/** The definition in plain operations. */
+export function swiGluReference(gate: tf.Tensor, up: tf.Tensor): tf.Tensor {
+  return gate.mul(gate.sigmoid()).mul(up);
+}
+
+defineOp({ name: "SwiGlu" });

@@ -1,0 +1,19 @@
+// Rows of a table by index: the embedding, and the choice of the tokens that carry loss.
+
+import { defineOp, hasKernel, runOp } from "../op.ts";
+import * as tf from "../tf.ts";
+
+/** table: [V, D], rows: int32 [...] -> [..., D]. The gradient adds up rows taken more than once, in a fixed order. */
+export function takeRows(table: tf.Tensor, rows: tf.Tensor): tf.Tensor {
+  if (table.rank !== 2 || rows.dtype !== "int32") {
+    throw new Error(`takeRows: table is [${table.shape}], rows are ${rows.dtype} [${rows.shape}], wanted int32`);
+  }
+  if (!hasKernel("TakeRows")) return tf.gather(table, rows as tf.Tensor1D);
+  return runOp("TakeRows", { table, rows }, { tableRows: table.shape[0] });
+}
+
+interface Attributes {
+  tableRows: number;
+}
+
+defineOp<Attributes>({ name: "TakeRows" });

@@ -1,0 +1,5 @@
+declare module "*?assembly" {
+  /** The compiled module's bytes. */
+  const base64: string;
+  export default base64;
+}

@@ -1,0 +1,66 @@
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import type { Plugin } from "vite";
+import { defineConfig } from "vitest/config";
+
+/**
+ * `import base64 from "./x.ts?assembly"` compiles AssemblyScript to WebAssembly and yields its bytes as base64.
+ *
+ * Compiled bytes are kept under .cache by the hash of every source file beside the entry.
+ */
+function assembly(): Plugin {
+  return {
+    name: "espalier:assembly",
+    enforce: "pre",
+    async load(id) {
+      if (!id.endsWith("?assembly")) return null;
+      const entry = id.slice(0, -"?assembly".length);
+      const folder = dirname(entry);
+      const sources = readdirSync(folder)
+        .filter((name) => name.endsWith(".ts"))
+        .sort()
+        .map((name) => join(folder, name));
+      for (const source of sources) this.addWatchFile(source);
+      const hash = createHash("sha256");
+      for (const source of sources) hash.update(readFileSync(source));
+      const cached = join(".cache", "assembly", `${hash.digest("hex").slice(0, 16)}.wasm`);
+      if (!existsSync(cached)) {
+        const asc = await import("assemblyscript/asc");
+        const output = new Map<string, Uint8Array>();
+        const { error, stderr } = await asc.main(
+          // No memory of its own: it computes in place on the heap of TensorFlow.js.
+          [entry, "--outFile", "out.wasm", "-O3", "--runtime", "stub", "--importMemory", "--enable", "simd"].concat([
+            "--noAssert",
+            "--use",
+            "abort=",
+          ]),
+          {
+            writeFile: (name: string, contents: Uint8Array | string) => {
+              if (typeof contents !== "string") output.set(name, contents);
+            },
+          },
+        );
+        const bytes = output.get("out.wasm");
+        if (error || !bytes) throw new Error(`${entry} does not compile:\n${stderr.toString()}`);
+        mkdirSync(dirname(cached), { recursive: true });
+        writeFileSync(cached, bytes);
+      }
+      return `export default "${readFileSync(cached).toString("base64")}";`;
+    },
+  };
+}
+
+export default defineConfig({
+  plugins: [assembly()],
+  base: "./",
+  worker: { format: "es", plugins: () => [assembly()] },
+  build: { target: "es2022", assetsInlineLimit: 0 },
+  ssr: { noExternal: [/@tensorflow/] },
+  test: {
+    include: ["tests/**/*.test.ts"],
+    exclude: ["tests/browser/**"],
+    server: { deps: { inline: [/@tensorflow/] } },
+    testTimeout: 60_000,
+  },
+});
