@@ -25,12 +25,12 @@ export function causalAttention(
 }
 
 function check(name: string, q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, shared: tf.Tensor | null): void {
-  const P = shared ? shared.shape[2] : 0;
+  const P = shared ? shared.shape[2]! : 0;
   const right =
-    q.shape[2] % k.shape[2] === 0 &&
-    q.shape[3] === k.shape[3] + P &&
-    k.shape[1] === v.shape[1] &&
-    k.shape[2] === v.shape[2];
+    q.shape[2]! % k.shape[2]! === 0 &&
+    q.shape[3]! === k.shape[3]! + P &&
+    k.shape[1]! === v.shape[1]! &&
+    k.shape[2]! === v.shape[2]!;
   if (!right) {
     throw new Error(
       `${name}: q is [${q.shape}], k is [${k.shape}], v is [${v.shape}], shared is [${shared?.shape ?? "none"}]`,
@@ -48,7 +48,7 @@ export function causalAttentionReference(
 ): tf.Tensor {
   const [B, T, H] = q.shape as [number, number, number];
   const key = shared
-    ? tf.concat([k, shared.expandDims(2).tile([1, 1, k.shape[2], 1])], -1) // [B, T, G, K+P]
+    ? tf.concat([k, shared.expandDims(2).tile([1, 1, k.shape[2]!, 1])], -1) // [B, T, G, K+P]
     : k;
   const logits = tf.matMul(heads(q), repeatGroups(heads(key), H), false, true).mul(scale); // [B, H, T, T]
   const future = tf.linalg
@@ -59,7 +59,7 @@ export function causalAttentionReference(
   return tf
     .matMul(probabilities, repeatGroups(heads(v), H))
     .transpose([0, 2, 1, 3])
-    .reshape([B, T, H, v.shape[3]]);
+    .reshape([B, T, H, v.shape[3]!]);
 }
 
 /** [B, T, H, D] -> [B, H, T, D] */
@@ -98,7 +98,7 @@ export function decodeAttention(
   lengths: tf.Tensor,
   scale: number,
 ): tf.Tensor {
-  if (q.shape[2] !== k.shape[3] || (v && v.shape[3] !== valueWidth) || valueWidth > (v ?? k).shape[3]) {
+  if (q.shape[2]! !== k.shape[3]! || (v && v.shape[3]! !== valueWidth) || valueWidth > (v ?? k).shape[3]!) {
     throw new Error(`decodeAttention: q is [${q.shape}], k is [${k.shape}], v is [${v?.shape ?? "none"}]`);
   }
   if (!hasKernel("DecodeAttention")) return decodeAttentionReference(q, k, v, valueWidth, lengths, scale);
@@ -115,7 +115,7 @@ export function decodeAttentionReference(
   scale: number,
 ): tf.Tensor {
   const [B, H] = q.shape as [number, number];
-  const S = k.shape[1];
+  const S = k.shape[1]!;
   const value = v ?? k.slice([0, 0, 0, 0], [-1, -1, -1, valueWidth]);
   const logits = tf.matMul(q.expandDims(2) as tf.Tensor4D, repeatGroups(heads(k), H), false, true).mul(scale); // [B, H, 1, S]
   const seen = tf

@@ -23,13 +23,13 @@ export interface ExpertWeights {
  */
 export function experts(x: tf.Tensor, chosen: tf.Tensor, weights: tf.Tensor, p: ExpertWeights): tf.Tensor {
   const S = p.offsets.at(-1)!;
-  const D = x.shape[1];
+  const D = x.shape[1]!;
   const right =
-    p.gate.shape[0] === S &&
-    p.gate.shape[1] === D &&
-    p.up.shape[0] === S &&
-    p.down.shape[0] === D &&
-    p.down.shape[1] === S;
+    p.gate.shape[0]! === S &&
+    p.gate.shape[1]! === D &&
+    p.up.shape[0]! === S &&
+    p.down.shape[0]! === D &&
+    p.down.shape[1]! === S;
   if (!right || !tf.util.arraysEqual(chosen.shape, weights.shape)) {
     throw new Error(
       `experts: x is [${x.shape}], chosen [${chosen.shape}], weights [${weights.shape}], gate [${p.gate.shape}], ` +
@@ -44,7 +44,7 @@ export function experts(x: tf.Tensor, chosen: tf.Tensor, weights: tf.Tensor, p: 
 
 /** The definition in plain operations: every expert sees every token. */
 export function expertsReference(x: tf.Tensor, chosen: tf.Tensor, weights: tf.Tensor, p: ExpertWeights): tf.Tensor {
-  const D = x.shape[1];
+  const D = x.shape[1]!;
   const parts: tf.Tensor[] = [];
   for (let e = 0; e + 1 < p.offsets.length; e++) {
     const [from, width] = [p.offsets[e], p.offsets[e + 1] - p.offsets[e]];

@@ -14,7 +14,7 @@ import * as tf from "../tf.ts";
  * For a mean over tokens the weights add up to 1. Rows of weight 0 are padding. Weights have no gradient.
  */
 export function headLoss(h: tf.Tensor, weight: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor): tf.Scalar {
-  if (h.shape[1] !== weight.shape[1] || targets.size !== h.shape[0] || weights.size !== h.shape[0]) {
+  if (h.shape[1]! !== weight.shape[1]! || targets.size !== h.shape[0]! || weights.size !== h.shape[0]!) {
     throw new Error(
       `headLoss: h is [${h.shape}], weight is [${weight.shape}], targets [${targets.shape}], weights [${weights.shape}]`,
     );
@@ -28,7 +28,7 @@ export function headLoss(h: tf.Tensor, weight: tf.Tensor, targets: tf.Tensor, we
 export function headLossReference(h: tf.Tensor, weight: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor): tf.Scalar {
   const logits = tf.matMul(h as tf.Tensor2D, weight as tf.Tensor2D, false, true); // [M, V]
   const own = tf
-    .oneHot(targets as tf.Tensor1D, weight.shape[0])
+    .oneHot(targets as tf.Tensor1D, weight.shape[0]!)
     .mul(logits)
     .sum(-1);
   return tf.logSumExp(logits, -1).sub(own).mul(weights).sum() as tf.Scalar;

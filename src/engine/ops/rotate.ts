@@ -20,8 +20,8 @@ export interface RopeTable {
  */
 export function rotate(x: tf.Tensor, positions: tf.Tensor, table: RopeTable): tf.Tensor {
   const [B, T, , D] = x.shape;
-  const P = 2 * table.cos.shape[1];
-  if (x.rank !== 4 || positions.shape[0] !== B || positions.shape[1] !== T || P > D!) {
+  const P = 2 * table.cos.shape[1]!;
+  if (x.rank !== 4 || positions.shape[0]! !== B || positions.shape[1]! !== T || P > D!) {
     throw new Error(`rotate: x is [${x.shape}], positions are [${positions.shape}], the table rotates ${P} entries`);
   }
   if (!hasKernel("Rotate")) return rotateReference(x, positions, table);
@@ -32,7 +32,7 @@ export function rotate(x: tf.Tensor, positions: tf.Tensor, table: RopeTable): tf
 /** The definition in plain operations. */
 export function rotateReference(x: tf.Tensor, positions: tf.Tensor, table: RopeTable): tf.Tensor {
   const [B, T, H, D] = x.shape as [number, number, number, number];
-  const half = table.cos.shape[1];
+  const half = table.cos.shape[1]!;
   const P = 2 * half;
   const plain = x.slice([0, 0, 0, 0], [B, T, H, D - P]);
   const part = x.slice([0, 0, 0, D - P], [B, T, H, P]);

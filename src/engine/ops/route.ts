@@ -26,7 +26,7 @@ export function route(
   bias: tf.Tensor,
   options: RouteOptions,
 ): { experts: tf.Tensor; weights: tf.Tensor } {
-  const E = logits.shape[1];
+  const E = logits.shape[1]!;
   if (bias.size !== E || options.topK > E || E % options.groups !== 0) {
     throw new Error(
       `route: logits are [${logits.shape}], bias is [${bias.shape}], top ${options.topK}, ${options.groups} groups`,

@@ -9,7 +9,7 @@ export function takeRows(table: tf.Tensor, rows: tf.Tensor): tf.Tensor {
     throw new Error(`takeRows: table is [${table.shape}], rows are ${rows.dtype} [${rows.shape}], wanted int32`);
   }
   if (!hasKernel("TakeRows")) return tf.gather(table, rows as tf.Tensor1D);
-  return runOp("TakeRows", { table, rows }, { tableRows: table.shape[0] });
+  return runOp("TakeRows", { table, rows }, { tableRows: table.shape[0]! });
 }
 
 interface Attributes {
