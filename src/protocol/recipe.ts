@@ -1,0 +1,112 @@
+// A recipe: a whole run (model, data, stages, seed) as one plain JSON object. The page edits it, the command line runs it,
+// a report quotes it.
+
+import * as v from "valibot";
+
+const count = (least: number, most: number) => v.pipe(v.number(), v.integer(), v.minValue(least), v.maxValue(most));
+const share = v.pipe(v.number(), v.minValue(0), v.maxValue(1));
+const rate = v.pipe(v.number(), v.gtValue(0), v.maxValue(1));
+
+/** The built-in case study, generated from its seed, or cases that the person imported. */
+export const StudySchema = v.variant("kind", [
+  v.object({
+    kind: v.literal("hospital"),
+    seed: count(0, 2 ** 31 - 1),
+    train: count(1, 100_000),
+    validation: count(1, 10_000),
+    test: count(1, 10_000),
+  }),
+  v.object({
+    kind: v.literal("imported"),
+    datasetId: v.string(),
+    /** Shares of the rows that are held out. */
+    validation: share,
+    test: share,
+  }),
+]);
+
+/** What every stage that trains has. */
+const training = {
+  steps: count(1, 1_000_000),
+  /** Cases per step. */
+  batch: count(1, 1024),
+  /** The peak; linear warm-up over a tenth of the steps, then a cosine down to a tenth of it. */
+  learningRate: rate,
+};
+
+const lora = {
+  rank: count(1, 256),
+  /** The adapter's output is scaled by alpha / rank. */
+  alpha: v.pipe(v.number(), v.gtValue(0)),
+};
+
+/** Score every head, channel, expert and layer by the loss's gradient on `cases` training cases. */
+export const ScoreStageSchema = v.object({
+  kind: v.literal("score"),
+  method: v.picklist(["gateFisher", "meanGradient"]),
+  cases: count(1, 10_000),
+});
+
+/** Remove the least important units until this share of all parameters is gone. */
+export const PruneStageSchema = v.object({
+  kind: v.literal("prune"),
+  removeParameters: v.pipe(v.number(), v.minValue(0), v.maxValue(0.95)),
+});
+
+/** Train all that is left, so that the model gets over the cut. */
+export const RecoverStageSchema = v.object({ kind: v.literal("recover"), ...training });
+
+/** Tune by LoRA on chains of thought; with `control` also, apart, on the direct answers of the same cases. */
+export const ChainsStageSchema = v.object({ kind: v.literal("chains"), ...training, ...lora, control: v.boolean() });
+
+/** Tune on supervised pairs, half with chains and half direct: by LoRA, or unfreezing layers from the last one down. */
+export const SftStageSchema = v.variant("method", [
+  v.object({ kind: v.literal("sft"), method: v.literal("lora"), ...training, ...lora }),
+  v.object({ kind: v.literal("sft"), method: v.literal("unfreeze"), ...training }),
+]);
+
+export const StageSchema = v.union([
+  ScoreStageSchema,
+  PruneStageSchema,
+  RecoverStageSchema,
+  ChainsStageSchema,
+  SftStageSchema,
+]);
+
+export const RecipeSchema = v.object({
+  schemaVersion: v.literal(1),
+  name: v.pipe(v.string(), v.minLength(1), v.maxLength(100)),
+  /** Folder under public/models. */
+  model: v.pipe(v.string(), v.regex(/^[\w.-]+$/)),
+  study: StudySchema,
+  stages: v.pipe(v.array(StageSchema), v.minLength(1)),
+  evaluation: v.object({
+    /** Test cases asked at each point (the first so many). */
+    cases: count(1, 10_000),
+    /** Longest reply, in tokens. */
+    maxNewTokens: count(1, 4096),
+    /** Questions answered side by side. */
+    batch: count(1, 512),
+  }),
+  /** Training steps between checkpoints. */
+  checkpointEvery: count(1, 100_000),
+  seed: count(0, 2 ** 31 - 1),
+});
+
+export type Study = v.InferOutput<typeof StudySchema>;
+export type ScoreStage = v.InferOutput<typeof ScoreStageSchema>;
+export type PruneStage = v.InferOutput<typeof PruneStageSchema>;
+export type RecoverStage = v.InferOutput<typeof RecoverStageSchema>;
+export type ChainsStage = v.InferOutput<typeof ChainsStageSchema>;
+export type SftStage = v.InferOutput<typeof SftStageSchema>;
+export type Stage = v.InferOutput<typeof StageSchema>;
+export type Recipe = v.InferOutput<typeof RecipeSchema>;
+
+/** Read a recipe from JSON. Throws one sentence that says where it is wrong. */
+export function parseRecipe(json: unknown): Recipe {
+  const result = v.safeParse(RecipeSchema, json);
+  if (result.success) return result.output;
+  const [issue] = result.issues;
+  const where = v.getDotPath(issue) ?? "the recipe";
+  throw new Error(`The recipe is not usable: ${where}: ${issue.message}. Correct that field and run it again.`);
+}

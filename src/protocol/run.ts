@@ -1,0 +1,74 @@
+// A run as it goes: what it tells those who watch, what it needs from where it runs, and what a checkpoint holds.
+
+import type { AnswerMode, CaseStudy } from "./data.ts";
+import type { Recipe } from "./recipe.ts";
+import type { Evaluation, EvaluationPoint, Plan, Report, Scores, StageResult, StageResultKind } from "./report.ts";
+
+export type RunEvent =
+  /** `stage` counts the recipe's stages from 0; `steps` is 0 where progress is told in cases. */
+  | { type: "stageStarted"; stage: number; stages: number; kind: StageResultKind; steps: number }
+  | { type: "step"; kind: StageResultKind; step: number; steps: number; loss: number; tokensPerSecond: number }
+  | { type: "scoring"; done: number; total: number }
+  | { type: "scored"; scores: Scores }
+  | { type: "pruned"; plan: Plan }
+  | { type: "stageEnded"; result: StageResult }
+  | { type: "evaluating"; point: EvaluationPoint; mode: AnswerMode; done: number; total: number }
+  | { type: "evaluated"; evaluation: Evaluation }
+  | { type: "measuringLatency"; done: number; total: number }
+  | { type: "checkpointed"; stage: number; step: number }
+  | { type: "exporting"; name: string }
+  | { type: "finished"; report: Report };
+
+/** Why a run came to an end. A stopped run can be resumed. */
+export type RunEnd = { type: "finished"; report: Report } | { type: "stopped" };
+
+/** Everything a run needs to go on where it was, as JSON; the tensors lie beside it. */
+export interface RunState {
+  schemaVersion: 1;
+  recipe: Recipe;
+  /** Stage under way, and the steps of it that are done. */
+  stage: number;
+  step: number;
+  /** What is known so far; its files and total time are filled in at the end. */
+  report: Report;
+  /** Loss of each step done in the stage under way. */
+  curve: [number, number][];
+  /** Tokens seen and seconds spent in the stage under way. */
+  tokens: number;
+  seconds: number;
+  /** Where the stage stands inside itself, e.g. the direct control after the chains. */
+  part: "main" | "control";
+  /** Config of the model as it is now, pruned or not, in Hugging Face's form. */
+  config: Record<string, unknown>;
+}
+
+export interface Checkpoint {
+  state: RunState;
+  /** safetensors: the model's weights, adapters and the optimizer's moments, float32. */
+  tensors: Uint8Array;
+}
+
+/** A base model's files. */
+export interface ModelFiles {
+  config: unknown;
+  tokenizer: unknown;
+  tokenizerConfig: unknown;
+  /** model.safetensors. */
+  weights: Uint8Array;
+}
+
+/** What a run needs from where it runs: a worker with OPFS, or the command line with a folder. */
+export interface RunHost {
+  readModel(name: string): Promise<ModelFiles>;
+  /** Cases of a data set that the person imported. */
+  readStudy(datasetId: string): Promise<CaseStudy>;
+  /** Resolves when the checkpoint is safe; the one before stays until then. */
+  saveCheckpoint(checkpoint: Checkpoint): Promise<void>;
+  /** A file for the person to take away. Replaces one of the same name. */
+  writeFile(name: string, bytes: Uint8Array): Promise<void>;
+  onEvent(event: RunEvent): void;
+  /** Asked between steps: whether to end after a checkpoint. */
+  stopping(): boolean;
+  /** What hosts the run, for the report: the browser, or Node and its version. */
+  description: string;
+}
