@@ -4,7 +4,7 @@
 // B batch, T tokens, H query heads, G key-value heads (query head h uses key head floor(h / (H/G))),
 // K a key head's own width, P the width of the shared part of a key, V a value head's width.
 
-import { defineOp, hasKernel, runOp } from "../op.ts";
+import { defineOp, hasKernel, runOp, runOps, type OpDefinition } from "../op.ts";
 import * as tf from "../tf.ts";
 
 /**
@@ -21,7 +21,11 @@ export function causalAttention(
 ): tf.Tensor {
   check("causalAttention", q, k, v, shared);
   if (!hasKernel("CausalAttention")) return causalAttentionReference(q, k, v, shared, scale);
-  return runOp("CausalAttention", shared ? { q, k, v, shared } : { q, k, v }, { scale });
+  const [o, logsumexp] = shared
+    ? runOps("CausalAttentionShared", { q, k, v, shared }, { scale })
+    : runOps("CausalAttention", { q, k, v }, { scale });
+  logsumexp.dispose(); // The tape has a clone where it needs one.
+  return o;
 }
 
 function check(name: string, q: tf.Tensor, k: tf.Tensor, v: tf.Tensor, shared: tf.Tensor | null): void {
@@ -81,7 +85,27 @@ interface Attributes {
   scale: number;
 }
 
-defineOp<Attributes>({ name: "CausalAttention" });
+/** Outputs: o [B, T, H, V], logsumexp of the logits [B, H, T] (kept for the gradient). */
+const causalAttentionOp: Omit<OpDefinition<Attributes>, "name" | "saves"> = {
+  savesOutputs: [true, true],
+  gradient: ([dy], saved, { scale }) => {
+    const [q, k, v] = saved;
+    const [o, logsumexp] = saved.slice(-2);
+    const inputs: tf.NamedTensorMap = { dy, q, k, v, o, logsumexp };
+    if (saved.length === 6) inputs.shared = saved[3];
+    const [dq, dk, dv, dshared] = runOps("CausalAttentionGradient", inputs, { scale });
+    return { q: () => dq, k: () => dk, v: () => dv, shared: () => dshared };
+  },
+};
+
+// Two names, because TensorFlow.js cannot save an input that is not there.
+defineOp({ name: "CausalAttention", saves: ["q", "k", "v"], ...causalAttentionOp });
+defineOp({ name: "CausalAttentionShared", saves: ["q", "k", "v", "shared"], ...causalAttentionOp });
+
+/** dy and what the forward saved, with or without `shared` -> [dq, dk, dv], and dshared where there is a shared part. */
+defineOp<Attributes>({
+  name: "CausalAttentionGradient",
+});
 
 /**
  * One new token per row against what the cache holds of that row.

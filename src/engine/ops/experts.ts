@@ -39,7 +39,9 @@ export function experts(x: tf.Tensor, chosen: tf.Tensor, weights: tf.Tensor, p: 
   if (!hasKernel("Experts")) return expertsReference(x, chosen, weights, p);
   const { gate, up, down, offsets } = p;
   const weightGradients = wantsGradient(gate) || wantsGradient(up) || wantsGradient(down);
-  return runOps("Experts", { x, chosen, weights, gate, up, down }, { offsets, weightGradients })[0];
+  const [y, hidden] = runOps("Experts", { x, chosen, weights, gate, up, down }, { offsets, weightGradients });
+  hidden.dispose(); // The tape has a clone where it needs one.
+  return y;
 }
 
 /** The definition in plain operations: every expert sees every token. */
@@ -66,4 +68,30 @@ interface Attributes {
   weightGradients: boolean;
 }
 
-defineOp<Attributes>({ name: "Experts" });
+/**
+ * Outputs: y [N, D], hidden [N*topK, 2, widest expert] (what the gradient needs of the gate and up products; each
+ * backend lays it out as it likes).
+ */
+defineOp<Attributes>({
+  name: "Experts",
+  saves: ["x", "chosen", "weights", "gate", "up", "down"],
+  savesOutputs: [false, true],
+  gradient: ([dy], [x, chosen, weights, gate, up, down, hidden], attributes) => {
+    const inputs = { dy, x, chosen, weights, gate, up, down, hidden };
+    const [dx, dweights, dgate, dup, ddown] = runOps("ExpertsGradient", inputs, attributes);
+    // Weights that are computed from leaves are none themselves, but their gradients are wanted all the same.
+    const late = () => runOps("ExpertsGradient", inputs, { ...attributes, weightGradients: true });
+    return {
+      x: () => dx,
+      weights: () => dweights,
+      gate: () => dgate ?? late()[2],
+      up: () => dup ?? late()[3],
+      down: () => ddown ?? late()[4],
+    };
+  },
+});
+
+/** dy: [N, D] and what Experts saved -> [dx, dweights], with weightGradients also [dgate, dup, ddown]. */
+defineOp<Attributes>({
+  name: "ExpertsGradient",
+});

@@ -21,7 +21,9 @@ export function headLoss(h: tf.Tensor, weight: tf.Tensor, targets: tf.Tensor, we
   }
   if (!hasKernel("HeadLoss")) return headLossReference(h, weight, targets, weights);
   const weightGradient = wantsGradient(weight);
-  return runOps("HeadLoss", { h, weight, targets, weights }, { weightGradient })[0] as tf.Scalar;
+  const [loss, logsumexp] = runOps("HeadLoss", { h, weight, targets, weights }, { weightGradient });
+  logsumexp.dispose(); // The tape has a clone where it needs one.
+  return loss as tf.Scalar;
 }
 
 /** The definition in plain operations. */
@@ -40,4 +42,24 @@ interface Attributes {
 }
 
 /** Outputs: loss [], logsumexp of each row [M] (kept for the gradient). */
-defineOp<Attributes>({ name: "HeadLoss" });
+defineOp<Attributes>({
+  name: "HeadLoss",
+  saves: ["h", "weight", "targets", "weights"],
+  savesOutputs: [false, true],
+  gradient: ([dy], [h, weight, targets, weights, logsumexp], { weightGradient }) => {
+    const inputs = { dy, h, weight, targets, weights, logsumexp };
+    const [dh, dweight] = runOps("HeadLossGradient", inputs, { weightGradient });
+    // A weight that is computed from a leaf is none itself, but its gradient is wanted all the same.
+    const late = () => runOps("HeadLossGradient", inputs, { weightGradient: true })[1];
+    return {
+      h: () => dh,
+      weight: () => dweight ?? late(),
+      weights: () => tf.zerosLike(weights),
+    };
+  },
+});
+
+/** dy: [], h, weight, targets, weights, logsumexp: [M] -> [dh], or [dh, dweight] with weightGradient. */
+defineOp<Attributes>({
+  name: "HeadLossGradient",
+});

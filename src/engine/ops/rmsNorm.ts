@@ -1,6 +1,6 @@
 // RMSNorm (Zhang & Sennrich, 2019, eq. 4): y = weight * x / rms(x).
 
-import { defineOp, hasKernel, runOp } from "../op.ts";
+import { defineOp, hasKernel, runOp, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
 
 /**
@@ -25,4 +25,16 @@ interface Attributes {
   eps: number;
 }
 
-defineOp<Attributes>({ name: "RmsNorm" });
+defineOp<Attributes>({
+  name: "RmsNorm",
+  saves: ["x", "weight"],
+  gradient: ([dy], [x, weight], { eps }) => {
+    const [dx, dweight] = runOps("RmsNormGradient", { dy, x, weight }, { eps });
+    return { x: () => dx, weight: () => dweight };
+  },
+});
+
+/** dy, x, weight -> [dx, dweight], shaped like x and weight. */
+defineOp<Attributes>({
+  name: "RmsNormGradient",
+});

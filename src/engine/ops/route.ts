@@ -1,7 +1,7 @@
 // The router of a mixture of experts: which experts a token goes to, and with what weights.
 // DeepSeek-V3 section 2.1.2: sigmoid scores, a bias that only takes part in the choice. V2: softmax, no bias.
 
-import { defineOp, hasKernel, runOps } from "../op.ts";
+import { defineOp, hasKernel, runOp, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
 
 export interface RouteOptions {
@@ -67,4 +67,18 @@ export function routeReference(
   return { experts, weights: weights.mul(scale) };
 }
 
-defineOp<RouteOptions>({ name: "Route" });
+/** Outputs: weights [N, topK], experts int32 [N, topK]; best first, of equals the first. */
+defineOp<RouteOptions>({
+  name: "Route",
+  saves: ["logits"],
+  savesOutputs: [false, true],
+  gradient: ([dweights], [logits, chosen], options) => ({
+    logits: () => runOp("RouteGradient", { dweights, logits, experts: chosen }, options),
+    bias: () => tf.zeros([logits.shape[1]!]),
+  }),
+});
+
+/** dweights: [N, topK], logits: [N, E], experts: int32 [N, topK] -> dlogits [N, E]. */
+defineOp<RouteOptions>({
+  name: "RouteGradient",
+});

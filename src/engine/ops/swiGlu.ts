@@ -1,6 +1,6 @@
 // SwiGLU (Shazeer, 2020, eq. 6): y = silu(gate) * up, silu(z) = z * sigmoid(z).
 
-import { defineOp, hasKernel, runOp } from "../op.ts";
+import { defineOp, hasKernel, runOp, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
 
 /** gate, up: [..., F] -> [..., F] */
@@ -17,4 +17,16 @@ export function swiGluReference(gate: tf.Tensor, up: tf.Tensor): tf.Tensor {
   return gate.mul(gate.sigmoid()).mul(up);
 }
 
-defineOp({ name: "SwiGlu" });
+defineOp({
+  name: "SwiGlu",
+  saves: ["gate", "up"],
+  gradient: ([dy], [gate, up]) => {
+    const [dgate, dup] = runOps("SwiGluGradient", { dy, gate, up });
+    return { gate: () => dgate, up: () => dup };
+  },
+});
+
+/** dy, gate, up -> [dgate, dup], all of one shape. */
+defineOp({
+  name: "SwiGluGradient",
+});

@@ -16,4 +16,15 @@ interface Attributes {
   tableRows: number;
 }
 
-defineOp<Attributes>({ name: "TakeRows" });
+defineOp<Attributes>({
+  name: "TakeRows",
+  saves: ["rows"],
+  gradient: ([dy], [rows], { tableRows }) => ({
+    table: () => runOp("TakeRowsGradient", { dy, rows }, { tableRows }),
+  }),
+});
+
+/** dy: [..., D], rows: int32 [...] -> [tableRows, D], zero where no row was taken. */
+defineOp<Attributes>({
+  name: "TakeRowsGradient",
+});
