@@ -1,0 +1,144 @@
+// The decoder that both families are: embedding, layers of attention and feed-forward, a final norm, a head.
+
+// B batch, T tokens, D hidden size, V vocabulary, M rows that are looked at.
+
+import { headLoss } from "../engine/ops/headLoss.ts";
+import { matmul } from "../engine/ops/matmul.ts";
+import type { RopeTable } from "../engine/ops/rotate.ts";
+import { takeRows } from "../engine/ops/takeRows.ts";
+import * as tf from "../engine/tf.ts";
+import type { DeepSeekConfig, ModelConfig, Qwen2Config } from "../formats/hfConfig.ts";
+import { type Attention, attention, latentCache, type Place } from "./attention.ts";
+import { type GroupedAttention, groupedAttention, groupedCache } from "./groupedAttention.ts";
+import type { KvCache, LayerCache } from "./kvCache.ts";
+import { type Linear, type Mlp, mlp, type Norm, norm } from "./layers.ts";
+import { type Moe, moe, type RouteObserver } from "./moe.ts";
+
+export interface DenseMlp extends Mlp {
+  kind: "dense";
+}
+
+/** Field names are the checkpoint's, in camel case. */
+export interface Layer {
+  inputLayernorm: Norm; // [D]
+  selfAttn: Attention | GroupedAttention;
+  postAttentionLayernorm: Norm; // [D]
+  mlp: DenseMlp | Moe;
+}
+
+/** A multi-token prediction module (DeepSeek-V3, section 2.2): one more layer that predicts the token after the next. */
+export interface MtpLayer {
+  enorm: Norm; // [D]
+  hnorm: Norm; // [D]
+  ehProj: Linear; // [D, 2D], of the embedding and the hidden state, in this order
+  layer: Layer;
+  sharedHeadNorm: Norm; // [D]
+}
+
+export interface Model {
+  config: ModelConfig;
+  embedTokens: tf.Tensor; // [V, D]
+  layers: Layer[];
+  norm: Norm; // [D]
+  /** Null: tied to the embedding. */
+  lmHead: tf.Tensor | null; // [V, D]
+  mtp: MtpLayer[];
+  rope: RopeTable;
+}
+
+export interface ForwardOptions {
+  onRoute?: RouteObserver;
+}
+
+/** Hidden states after the final norm. ids: int32 [B, T] -> [B, T, D]. */
+export function hiddenStates(model: Model, ids: tf.Tensor, options: ForwardOptions = {}): tf.Tensor {
+  const [B, T] = ids.shape as [number, number];
+  const positions = tf.range(0, T, 1, "int32").expandDims(0).tile([B, 1]) as tf.Tensor; // [B, T]
+  return decode(model, takeRows(model.embedTokens, ids), () => ({ positions }), options);
+}
+
+/** The same through the cache: a prompt (T tokens from position 0), or with `decoding` one new token per row. */
+export function cachedHiddenStates(
+  model: Model,
+  ids: tf.Tensor,
+  positions: tf.Tensor,
+  cache: KvCache,
+  decoding: boolean,
+): tf.Tensor {
+  const place = (layer: number): Place => ({ positions, cache: cache.layers[layer], decoding });
+  return decode(model, takeRows(model.embedTokens, ids), place, {});
+}
+
+function decode(
+  model: Model,
+  embedded: tf.Tensor,
+  place: (layer: number) => Place,
+  options: ForwardOptions,
+): tf.Tensor {
+  let x = embedded; // [B, T, D]
+  model.layers.forEach((layer, i) => {
+    x = decoderLayer(layer, x, model, place(i), options.onRoute && ((chosen) => options.onRoute!(i, chosen)));
+  });
+  return norm(model.norm, x, model.config.rmsNormEps);
+}
+
+/** x: [B, T, D] -> [B, T, D] */
+export function decoderLayer(
+  layer: Layer,
+  x: tf.Tensor,
+  { rope, config }: Model,
+  place: Place,
+  observe?: (chosen: tf.Tensor) => void,
+): tf.Tensor {
+  const normed = norm(layer.inputLayernorm, x, config.rmsNormEps);
+  const attended =
+    layer.selfAttn.kind === "latent"
+      ? attention(layer.selfAttn, normed, rope, place, config as DeepSeekConfig)
+      : groupedAttention(layer.selfAttn, normed, rope, place, config as Qwen2Config);
+  const middle = x.add(attended);
+  const again = norm(layer.postAttentionLayernorm, middle, config.rmsNormEps);
+  const fed =
+    layer.mlp.kind === "dense" ? mlp(layer.mlp, again) : moe(layer.mlp, again, config as DeepSeekConfig, observe);
+  return middle.add(fed);
+}
+
+/** The head's weight: [V, D]. */
+export function headWeight(model: Model): tf.Tensor {
+  return model.lmHead ?? model.embedTokens;
+}
+
+/** h: [M, D] -> [M, V] */
+export function logits(model: Model, h: tf.Tensor): tf.Tensor {
+  return matmul(h, headWeight(model), false, true);
+}
+
+/** What a loss is taken over: ids [B, T] and, of the flattened [B*T] rows, those that predict, what and with what weight. */
+export interface LossInput {
+  ids: tf.Tensor; // int32 [B, T]
+  positions: tf.Tensor; // int32 [M]
+  targets: tf.Tensor; // int32 [M]
+  weights: tf.Tensor; // [M]
+}
+
+/** The weighted sum of -log p(target), in nats; the mean if the weights add up to 1. */
+export function languageModelLoss(model: Model, input: LossInput, options: ForwardOptions = {}): tf.Scalar {
+  const h = hiddenStates(model, input.ids, options);
+  return lossOf(model, h, input);
+}
+
+/** The same from hidden states at hand: h is [B, T, D]. */
+export function lossOf(model: Model, h: tf.Tensor, { positions, targets, weights }: LossInput): tf.Scalar {
+  const rows = takeRows(h.reshape([-1, h.shape[2]!]), positions); // [M, D]
+  return headLoss(rows, headWeight(model), targets, weights);
+}
+
+/** An empty cache of `slots` tokens for `rows` rows. The caller disposes of it. */
+export function createCache(model: Model, rows: number, slots: number): KvCache {
+  const layers = model.layers.map(
+    ({ selfAttn: p }): LayerCache =>
+      p.kind === "latent"
+        ? latentCache(p, rows, slots, model.config as DeepSeekConfig)
+        : groupedCache(p, rows, slots, model.config as Qwen2Config),
+  );
+  return { layers, rows, slots };
+}

@@ -1,0 +1,292 @@
+// Named tensors <-> the tree: loading and saving checkpoints, fresh weights, counts.
+
+import { normalValues } from "../engine/random.ts";
+import * as tf from "../engine/tf.ts";
+import type { DeepSeekConfig, LayerSizes, ModelConfig } from "../formats/hfConfig.ts";
+import {
+  decodeToFloat32,
+  encodeFloat32,
+  readSafetensors,
+  type TensorToWrite,
+  writeSafetensors,
+} from "../formats/safetensors.ts";
+import type { ModelSize } from "../protocol/report.ts";
+import type { Layer, Model, MtpLayer } from "./decoder.ts";
+import { buildDeepSeek } from "./deepseek.ts";
+import type { Lora } from "./layers.ts";
+import { buildQwen2 } from "./qwen2.ts";
+
+/** Hands out a tensor of the checkpoint by name; the shape is what the config makes of it. */
+export type ReadWeight = (name: string, shape: number[]) => Float32Array;
+
+/** Longest context for which rotary angles are tabled, unless the config asks for less. */
+const MOST_POSITIONS = 4096;
+
+/** Build the tree of either family. */
+export function buildModel(config: ModelConfig, read: ReadWeight): Model {
+  const positions = Math.min(config.maxPositionEmbeddings, MOST_POSITIONS);
+  return config.family === "deepseek" ? buildDeepSeek(config, read, positions) : buildQwen2(config, read, positions);
+}
+
+/**
+ * Load a checkpoint. Throws a sentence for a tensor that is missing, has another shape than the config says, or is not
+ * the model's.
+ */
+export function loadModel(config: ModelConfig, bytes: Uint8Array): Model {
+  const tensors = readSafetensors(bytes);
+  const left = new Set(tensors.keys());
+  const read: ReadWeight = (name, shape) => {
+    const found = tensors.get(name);
+    if (!found) {
+      throw new Error(
+        `The checkpoint has no tensor ${name}, which its config.json asks for. Choose the weights that belong to it.`,
+      );
+    }
+    if (!tf.util.arraysEqual(found.shape, shape)) {
+      throw new Error(
+        `The checkpoint's ${name} is [${found.shape}], its config.json makes it [${shape}]. ` +
+          "Choose the weights that belong to it.",
+      );
+    }
+    left.delete(name);
+    return decodeToFloat32(found.dtype, found.data);
+  };
+  const model = buildModel(config, read);
+  for (const name of left) {
+    // A tied model may carry a copy of its head; old checkpoints carry rotary tables.
+    if (name === "lm_head.weight" || name.endsWith("rotary_emb.inv_freq")) left.delete(name);
+  }
+  if (left.size > 0) {
+    disposeModel(model);
+    throw new Error(
+      `The checkpoint has ${left.size} tensors that its config.json does not ask for, the first ${[...left][0]}. ` +
+        "Choose the config.json that belongs to it.",
+    );
+  }
+  return model;
+}
+
+/**
+ * Fresh weights: normal with the config's initializer_range, norms 1, biases 0; projections back into the residual
+ * stream smaller by sqrt(2 * layers) (Radford et al., 2019, section 2.3).
+ */
+export function initModel(config: ModelConfig, seed: number): Model {
+  const residual = config.initializerRange / Math.sqrt(2 * config.numHiddenLayers);
+  let stream = 0;
+  return buildModel(config, (name, shape) => {
+    stream += 1;
+    const size = tf.util.sizeFromShape(shape);
+    if (name.endsWith("norm.weight")) return new Float32Array(size).fill(1);
+    if (name.endsWith(".bias") || name.endsWith("_bias")) return new Float32Array(size);
+    const std = /(o_proj|down_proj)\.weight$/.test(name) ? residual : config.initializerRange;
+    return normalValues(size, std, seed, stream);
+  });
+}
+
+/** Sizes of a layer that pruning may have changed. */
+export function layerSizes(config: ModelConfig, index: number) {
+  const own: LayerSizes = config.layers?.[index] ?? {};
+  const deepseek = config.family === "deepseek" ? config : null;
+  return {
+    heads: own.numAttentionHeads ?? config.numAttentionHeads,
+    keyValueHeads: own.numKeyValueHeads ?? config.numKeyValueHeads,
+    intermediate: own.intermediateSize ?? config.intermediateSize,
+    shared: own.sharedIntermediateSize ?? (deepseek ? deepseek.nSharedExperts * deepseek.moeIntermediateSize : 0),
+    experts:
+      own.expertIntermediateSizes ??
+      Array.from({ length: deepseek?.nRoutedExperts ?? 0 }, () => deepseek!.moeIntermediateSize),
+  };
+}
+
+export interface NamedTensor {
+  /** The checkpoint's name. Routed experts are stacked in the tree: there it is `…mlp.experts.gate_proj.weight`. */
+  name: string;
+  tensor: tf.Tensor;
+}
+
+/** Every weight of the tree, adapters apart, by name, in the tree's order. */
+export function namedWeights(model: Model): NamedTensor[] {
+  const found = new Map<string, tf.Tensor>();
+  const put = (name: string, tensor: tf.Tensor | undefined) => tensor && found.set(name, tensor);
+  put("model.embed_tokens.weight", model.embedTokens);
+  model.layers.forEach((layer, i) => putLayer(`model.layers.${i}`, layer, put));
+  model.mtp.forEach((mtp, k) => putMtp(`model.layers.${model.layers.length + k}`, mtp, put));
+  put("model.norm.weight", model.norm.weight);
+  if (model.lmHead) put("lm_head.weight", model.lmHead);
+  return [...found].map(([name, tensor]) => ({ name, tensor }));
+}
+
+type Put = (name: string, tensor: tf.Tensor | undefined) => unknown;
+
+function putLayer(at: string, layer: Layer, put: Put): void {
+  put(`${at}.input_layernorm.weight`, layer.inputLayernorm.weight);
+  for (const [name, { weight, bias }] of attentionParts(layer)) {
+    put(`${at}.self_attn.${name}.weight`, weight);
+    put(`${at}.self_attn.${name}.bias`, bias);
+  }
+  put(`${at}.post_attention_layernorm.weight`, layer.postAttentionLayernorm.weight);
+  const { mlp } = layer;
+  if (mlp.kind === "dense") {
+    putMlp(`${at}.mlp`, mlp, put);
+    return;
+  }
+  put(`${at}.mlp.gate.weight`, mlp.gate.weight);
+  put(`${at}.mlp.gate.e_score_correction_bias`, mlp.eScoreCorrectionBias);
+  put(`${at}.mlp.experts.gate_proj.weight`, mlp.experts.gate);
+  put(`${at}.mlp.experts.up_proj.weight`, mlp.experts.up);
+  put(`${at}.mlp.experts.down_proj.weight`, mlp.experts.down);
+  if (mlp.sharedExperts) putMlp(`${at}.mlp.shared_experts`, mlp.sharedExperts, put);
+}
+
+interface WithWeight {
+  weight: tf.Tensor;
+  bias?: tf.Tensor;
+  lora?: Lora;
+}
+
+/** An attention's parts by their names in the checkpoint. */
+function attentionParts({ selfAttn: p }: Layer): [string, WithWeight][] {
+  if (p.kind === "grouped") {
+    return [
+      ["q_proj", p.qProj],
+      ["k_proj", p.kProj],
+      ["v_proj", p.vProj],
+      ["o_proj", p.oProj],
+    ];
+  }
+  const query: [string, WithWeight][] =
+    "qProj" in p.query
+      ? [["q_proj", p.query.qProj]]
+      : [
+          ["q_a_proj", p.query.qAProj],
+          ["q_a_layernorm", p.query.qALayernorm],
+          ["q_b_proj", p.query.qBProj],
+        ];
+  return [
+    ...query,
+    ["kv_a_proj_with_mqa", p.kvAProjWithMqa],
+    ["kv_a_layernorm", p.kvALayernorm],
+    ["kv_b_proj", p.kvBProj],
+    ["o_proj", p.oProj],
+  ];
+}
+
+function putMlp(at: string, p: { gateProj: WithWeight; upProj: WithWeight; downProj: WithWeight }, put: Put): void {
+  put(`${at}.gate_proj.weight`, p.gateProj.weight);
+  put(`${at}.up_proj.weight`, p.upProj.weight);
+  put(`${at}.down_proj.weight`, p.downProj.weight);
+}
+
+function putMtp(at: string, p: MtpLayer, put: Put): void {
+  put(`${at}.enorm.weight`, p.enorm.weight);
+  put(`${at}.hnorm.weight`, p.hnorm.weight);
+  put(`${at}.eh_proj.weight`, p.ehProj.weight);
+  putLayer(at, p.layer, put);
+  put(`${at}.shared_head.norm.weight`, p.sharedHeadNorm.weight);
+}
+
+/** Dispose of every tensor of the tree, adapters and tables too. */
+export function disposeModel(model: Model): void {
+  tf.dispose(namedWeights(model).map(({ tensor }) => tensor));
+  tf.dispose([model.rope.cos, model.rope.sin]);
+  for (const { lora } of linears(model)) if (lora) tf.dispose([lora.a, lora.b]);
+}
+
+/** Every two-dimensional linear map that can carry an adapter, with its module's name in the checkpoint. */
+export function linears(model: Model): { name: string; lora: Lora | undefined }[] {
+  return linearSlots(model).map(({ name, linear }) => ({ name, lora: linear.lora }));
+}
+
+/** The same, as the tree's own objects. Only functions that build a new tree change them. */
+export function linearSlots(model: Model): { name: string; linear: WithWeight }[] {
+  return model.layers.flatMap((layer, i) => {
+    const at = `model.layers.${i}`;
+    const own = attentionParts(layer)
+      .filter(([name]) => name.includes("proj"))
+      .map(([name, linear]) => ({ name: `${at}.self_attn.${name}`, linear }));
+    const { mlp } = layer;
+    const dense = mlp.kind === "dense" ? mlp : mlp.sharedExperts;
+    const where = mlp.kind === "dense" ? `${at}.mlp` : `${at}.mlp.shared_experts`;
+    if (!dense) return own;
+    return [
+      ...own,
+      { name: `${where}.gate_proj`, linear: dense.gateProj },
+      { name: `${where}.up_proj`, linear: dense.upProj },
+      { name: `${where}.down_proj`, linear: dense.downProj },
+    ];
+  });
+}
+
+/** The checkpoint's tensors, experts one by one, as float32 values on the processor. */
+export async function checkpointTensors(
+  model: Model,
+): Promise<{ name: string; shape: number[]; values: Float32Array }[]> {
+  const out: { name: string; shape: number[]; values: Float32Array }[] = [];
+  for (const { name, tensor } of namedWeights(model)) {
+    if (name.endsWith("e_score_correction_bias") && (model.config as DeepSeekConfig).topkMethod !== "noaux_tc")
+      continue;
+    const values = (await tensor.data()) as Float32Array;
+    const stacked = /^(model\.layers\.(\d+)\.mlp\.experts)\.(\w+)\.weight$/.exec(name);
+    if (stacked)
+      out.push(...unstack(stacked[1], stacked[3], offsetsOf(model, Number(stacked[2])), tensor.shape, values));
+    else out.push({ name, shape: tensor.shape.slice(), values });
+  }
+  return out;
+}
+
+function offsetsOf(model: Model, index: number): number[] {
+  const layer = model.layers[index] ?? model.mtp[index - model.layers.length].layer;
+  return layer.mlp.kind === "experts" ? layer.mlp.experts.offsets : [];
+}
+
+function unstack(at: string, projection: string, offsets: number[], shape: number[], values: Float32Array) {
+  const down = projection === "down_proj";
+  const [rows, columns] = shape;
+  return offsets.slice(0, -1).map((from, e) => {
+    const width = offsets[e + 1] - from;
+    const name = `${at}.${e}.${projection}.weight`;
+    if (!down) return { name, shape: [width, columns], values: values.slice(from * columns, (from + width) * columns) };
+    const own = new Float32Array(rows * width);
+    for (let d = 0; d < rows; d++) own.set(values.subarray(d * columns + from, d * columns + from + width), d * width);
+    return { name, shape: [rows, width], values: own };
+  });
+}
+
+/** The checkpoint as a safetensors file. The router's bias stays float32 whatever the rest is stored as. */
+export async function saveModel(model: Model, dtype: "F32" | "F16" | "BF16"): Promise<Uint8Array> {
+  const tensors = await checkpointTensors(model);
+  return writeSafetensors(
+    tensors.map(({ name, shape, values }): TensorToWrite => {
+      const stored = name.endsWith("e_score_correction_bias") ? "F32" : dtype;
+      return { name, dtype: stored, shape, data: encodeFloat32(values, stored) };
+    }),
+  );
+}
+
+/** Parameters by kind. The router's balancing bias is counted with the router. */
+export function modelSize(model: Model): ModelSize {
+  const size: ModelSize = {
+    total: 0,
+    embedding: 0,
+    attention: 0,
+    denseFfn: 0,
+    sharedExperts: 0,
+    routedExperts: 0,
+    router: 0,
+    norms: 0,
+  };
+  for (const { name, tensor } of namedWeights(model)) {
+    size.total += tensor.size;
+    size[kindOf(name)] += tensor.size;
+  }
+  return size;
+}
+
+function kindOf(name: string): Exclude<keyof ModelSize, "total"> {
+  if (/norm\.weight$/.test(name)) return "norms";
+  if (/embed_tokens|lm_head/.test(name)) return "embedding";
+  if (/self_attn|eh_proj/.test(name)) return "attention";
+  if (/mlp\.gate\./.test(name)) return "router";
+  if (/shared_experts/.test(name)) return "sharedExperts";
+  return /mlp\.experts/.test(name) ? "routedExperts" : "denseFfn";
+}

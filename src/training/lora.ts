@@ -1,0 +1,70 @@
+// Low-rank adaptation (Hu et al., 2021): attaching adapters to linear maps, taking them off, merging them in.
+
+import { randomBits } from "../engine/random.ts";
+import * as tf from "../engine/tf.ts";
+import type { Model } from "../models/decoder.ts";
+import { type Linear, type Lora, mergedWeight } from "../models/layers.ts";
+import { linearSlots, type NamedTensor } from "../models/weights.ts";
+
+export interface LoraSettings {
+  rank: number;
+  /** The adapter's output is scaled by alpha / rank. */
+  alpha: number;
+  seed: number;
+  /** Module names to adapt, e.g. ["q_proj", "v_proj"]; all that can be, if not given. */
+  targets?: string[];
+}
+
+/**
+ * Put a fresh adapter on every linear map of attention, dense FFN and shared experts (the model changes in place).
+ *
+ * A is uniform in ±1 / sqrt(in) (PyTorch's Kaiming-uniform with a = sqrt(5), as PEFT initialises), B is zero:
+ * the model computes what it did before. Routed experts and the router stay as they are.
+ */
+export function attachLora(model: Model, { rank, alpha, seed, targets }: LoraSettings): void {
+  linearSlots(model).forEach(({ name, linear }, stream) => {
+    if (targets && !targets.includes(name.slice(name.lastIndexOf(".") + 1))) return;
+    if (linear.lora) throw new Error(`${name} has an adapter already: merge it or take it off first.`);
+    const [out, width] = linear.weight.shape as [number, number];
+    const bound = 1 / Math.sqrt(width);
+    const a = Float32Array.from(
+      { length: rank * width },
+      (_, i) => (randomBits(seed, stream, i) / 2 ** 31 - 1) * bound,
+    );
+    linear.lora = { a: tf.tensor2d(a, [rank, width]), b: tf.zeros([out, rank]), scale: alpha / rank };
+  });
+}
+
+/** The adapters' tensors under PEFT's names (without its prefix): what a LoRA stage trains. */
+export function loraTensors(model: Model): NamedTensor[] {
+  return linearSlots(model).flatMap(({ name, linear: { lora } }) =>
+    lora
+      ? [
+          { name: `${name}.lora_A.weight`, tensor: lora.a },
+          { name: `${name}.lora_B.weight`, tensor: lora.b },
+        ]
+      : [],
+  );
+}
+
+/** Add every adapter into its weight and take it off. The model computes the same, up to rounding. */
+export function mergeLora(model: Model): void {
+  for (const { linear } of linearSlots(model)) {
+    if (!linear.lora) continue;
+    const merged = mergedWeight(linear as Linear);
+    linear.weight.dispose();
+    linear.weight = merged;
+    dropAdapter(linear);
+  }
+}
+
+/** Take every adapter off: the model computes what it did before they were attached. */
+export function detachLora(model: Model): void {
+  for (const { linear } of linearSlots(model)) dropAdapter(linear);
+}
+
+function dropAdapter(linear: { lora?: Lora }): void {
+  if (!linear.lora) return;
+  tf.dispose([linear.lora.a, linear.lora.b]);
+  delete linear.lora;
+}
