@@ -1,0 +1,330 @@
+// Exercises for pretraining: copy, look up, compare. A base model that has done them can follow rules in a question;
+// without them a few hundred cases of a study would have to teach it that as well.
+//
+// They speak of animals, orders, weather or nothing at all. Words of the hospital study occur in lists, copies and
+// word pairs, never in rules: the study stays unseen.
+
+import { CONDITIONS, FINDINGS } from "./hospital/facts.ts";
+import { pickWeighted, type Random, randomStream } from "./random.ts";
+import {
+  type Candidate,
+  type CandidateSource,
+  drawSheet,
+  type Frame,
+  isKept,
+  joinList,
+  type Language,
+  markPresence,
+  type Sheet,
+  verdict,
+  writeChain,
+  writeList,
+  writeQuestion,
+  writeRule,
+  writeStep,
+} from "./sheet.ts";
+import { DOMAINS, type Word } from "./words.ts";
+
+export type DrillKind =
+  | "copy"
+  | "member"
+  | "mark"
+  | "rule"
+  | "next"
+  | "verdict"
+  | "step"
+  | "match"
+  | "matchDirect"
+  | "word";
+
+/** One question with its answer, to be written in the chat form. */
+export interface Drill {
+  kind: DrillKind;
+  language: Language;
+  question: string;
+  /** Empty where the answer is asked for at once. */
+  chain: string;
+  answer: string;
+}
+
+interface DrillSource {
+  kind: DrillKind;
+  /** Its share among all drills, in parts of their sum. */
+  weight: number;
+  draw(random: Random, language: Language): Omit<Drill, "kind" | "language">;
+}
+
+const SOURCES: DrillSource[] = [
+  { kind: "copy", weight: 6, draw: copy },
+  { kind: "member", weight: 5, draw: member },
+  { kind: "mark", weight: 16, draw: mark },
+  { kind: "rule", weight: 10, draw: rule },
+  { kind: "next", weight: 5, draw: next },
+  { kind: "verdict", weight: 5, draw: kept },
+  { kind: "step", weight: 15, draw: step },
+  { kind: "match", weight: 25, draw: (random, language) => match(random, language, true) },
+  { kind: "matchDirect", weight: 8, draw: (random, language) => match(random, language, false) },
+  { kind: "word", weight: 5, draw: word },
+];
+
+/** The drill of this number. The same seed and index give the same drill. */
+export function drill(seed: number, index: number): Drill {
+  const random = randomStream("drill", seed, index);
+  const source = pickWeighted(random, SOURCES);
+  const language: Language = random.next() < 0.5 ? "en" : "zh";
+  return { kind: source.kind, language, ...source.draw(random, language) };
+}
+
+// Lists: what is in them.
+
+const LIST_WORDING = {
+  en: {
+    copy: ["Copy:", "Repeat:", "Say again:"],
+    list: ["List:", "Items:", "Words:"],
+    contains: (item: string) => `Is ${item} in the list?`,
+    yes: "yes",
+    no: "no",
+    mark: ["Mark:", "Mark each:", "Check:"],
+  },
+  zh: {
+    copy: ["抄写：", "重复：", "再说一遍："],
+    list: ["列表：", "清单：", "词语："],
+    contains: (item: string) => `其中有没有：${item}？`,
+    yes: "有",
+    no: "没有",
+    mark: ["标出：", "逐个标出：", "核对："],
+  },
+};
+
+/** Copy: fever, oak, salt -> fever, oak, salt */
+function copy(random: Random, language: Language) {
+  const items = someWords(random, language, 1 + random.integer(6));
+  const lead = random.pick(LIST_WORDING[language].copy);
+  return { question: writeList(lead, items, language), chain: "", answer: joinList(items, language) };
+}
+
+/** Is oak in the list? -> yes */
+function member(random: Random, language: Language) {
+  const { list, contains, yes, no } = LIST_WORDING[language];
+  const [outside, ...items] = someWords(random, language, 3 + random.integer(6));
+  const inside = random.next() < 0.5;
+  const item = inside ? random.pick(items) : outside;
+  return {
+    question: `${writeList(random.pick(list), items, language)}\n${contains(item)}`,
+    chain: "",
+    answer: inside ? yes : no,
+  };
+}
+
+/** Seen: fur, tail / Not seen: horns / Mark: tail, horns -> tail+, horns- */
+function mark(random: Random, language: Language) {
+  const words = someWords(random, language, 5 + random.integer(6));
+  const present = words.slice(0, 1 + random.integer(words.length - 2));
+  const absent = words.slice(present.length);
+  const denied = absent.slice(0, 1 + random.integer(3));
+  const asked = random.shuffle(words).slice(0, 1 + random.integer(6));
+  const frame = drawFrame(random, language);
+  return {
+    question: [
+      writeList(frame.present, present, language),
+      writeList(frame.denied, denied, language),
+      writeList(random.pick(LIST_WORDING[language].mark), asked, language),
+    ].join("\n"),
+    chain: "",
+    answer: joinList(markPresence(asked, present), language),
+  };
+}
+
+// Rules: find one, find the next one, apply one, apply all.
+
+const RULE_WORDING = {
+  en: {
+    openings: ["Rules:", "Match:", "Guide:", "Table:", "Rules of the game:"],
+    facts: [
+      ["Seen:", "Not seen:"],
+      ["Given:", "Missing:"],
+      ["We have:", "We lack:"],
+      ["Yes:", "No:"],
+      ["It has:", "It lacks:"],
+      ["Facts:", "Not so:"],
+    ],
+    asks: ["Which?", "Which one is left?", "What matches?", "Answer?"],
+    rule: (name: string) => `Rule of ${name}?`,
+    next: (name: string) => `What follows ${name}?`,
+    verdict: ["Which one is kept?", "Which one stays?"],
+    step: (name: string) => `Keep ${name}?`,
+  },
+  zh: {
+    openings: ["规则：", "配对：", "指南：", "表格：", "游戏规则："],
+    facts: [
+      ["看到：", "没看到："],
+      ["已知：", "缺少："],
+      ["我们有：", "我们没有："],
+      ["是：", "不是："],
+      ["它有：", "它没有："],
+      ["事实：", "并非："],
+    ],
+    asks: ["哪一个？", "留下哪个？", "什么相配？", "答案？"],
+    rule: (name: string) => `规则是什么：${name}？`,
+    next: (name: string) => `下一个是：${name}？`,
+    verdict: ["保留哪个？", "哪个留下了？"],
+    step: (name: string) => `是否保留：${name}？`,
+  },
+} as const;
+
+/** Rule of oak? -> leaves, bark, not fruit */
+function rule(random: Random, language: Language) {
+  const sheet = drawRules(random, language, 2 + random.integer(3));
+  const candidate = random.pick(sheet.candidates);
+  const line = writeRule(candidate, language);
+  return {
+    question: `${writeRules(random, sheet, language)}\n${RULE_WORDING[language].rule(candidate.name)}`,
+    chain: "",
+    answer: random.next() < 0.5 ? line : line.slice(candidate.name.length + (language === "en" ? 2 : 1)),
+  };
+}
+
+/** What follows oak? -> pine */
+function next(random: Random, language: Language) {
+  const sheet = drawRules(random, language, 2 + random.integer(3));
+  const place = random.integer(sheet.candidates.length - 1);
+  return {
+    question: `${writeRules(random, sheet, language)}\n${RULE_WORDING[language].next(sheet.candidates[place].name)}`,
+    chain: "",
+    answer: sheet.candidates[place + 1].name,
+  };
+}
+
+/** A finished chain -> the name of what it keeps. */
+function kept(random: Random, language: Language) {
+  const sheet = drawRules(random, language, 2 + random.integer(3));
+  return {
+    question: `${writeChain(sheet, language)}\n${random.pick(RULE_WORDING[language].verdict)}`,
+    chain: "",
+    answer: keptName(sheet),
+  };
+}
+
+/** Keep oak? -> one line of a chain, and its verdict. */
+function step(random: Random, language: Language) {
+  const sheet = drawRules(random, language, 1 + random.integer(4));
+  const candidate = random.pick(sheet.candidates);
+  const frame = { ...drawFrame(random, language), ask: RULE_WORDING[language].step(candidate.name) };
+  return {
+    question: writeQuestion(sheet, frame, language),
+    chain: writeStep(candidate, sheet.present, language),
+    answer: verdict(isKept(candidate, sheet.present), language),
+  };
+}
+
+/** The whole exercise: each candidate in turn, and the one that is left. */
+function match(random: Random, language: Language, withChain: boolean) {
+  const sheet = drawRules(random, language, 2 + random.integer(3));
+  return {
+    question: writeQuestion(sheet, drawFrame(random, language), language),
+    chain: withChain ? writeChain(sheet, language) : "",
+    answer: keptName(sheet),
+  };
+}
+
+/** English: 尾巴 -> tail */
+function word(random: Random) {
+  const entry = random.pick(EVERY_WORD);
+  return random.next() < 0.5
+    ? { question: `English: ${entry.zh}`, chain: "", answer: entry.en }
+    : { question: `中文：${entry.en}`, chain: "", answer: entry.zh };
+}
+
+// What they are made of.
+
+const EVERY_WORD: Word[] = [
+  ...DOMAINS.flatMap(({ names, properties }) => [...names, ...properties]),
+  ...FINDINGS,
+  ...CONDITIONS,
+];
+const RULE_WORDS: Word[] = DOMAINS.flatMap(({ names, properties }) => [...names, ...properties]);
+const CONSONANTS = "bdfgklmnprstvz";
+const VOWELS = "aeiou";
+const CHARACTERS = "上下大小中来去天地人口手山水火木金土日月东西南北前后左右高低长短多少早晚新老红白黑黄青";
+
+/** Different words of every kind, or now and then words that mean nothing. */
+function someWords(random: Random, language: Language, count: number): string[] {
+  return random.next() < 0.15 ? madeUpWords(random, language, count) : sampleWords(random, EVERY_WORD, language, count);
+}
+
+function sampleWords(random: Random, from: Word[], language: Language, count: number): string[] {
+  const words = new Set<string>();
+  while (words.size < count) {
+    words.add(random.pick(from)[language]);
+  }
+  return [...words];
+}
+
+/** zuka, 山右: known by their tokens alone. */
+function madeUpWords(random: Random, language: Language, count: number): string[] {
+  const letter = (letters: string): string => letters[random.integer(letters.length)];
+  const syllable = (): string => letter(CONSONANTS) + letter(VOWELS);
+  const words = new Set<string>();
+  while (words.size < count) {
+    words.add(language === "en" ? syllable() + syllable() : letter(CHARACTERS) + letter(CHARACTERS));
+  }
+  return [...words];
+}
+
+/** A sheet of `count` candidates: in one domain, of mixed words, or of made-up ones; with 1 or 2 needs. */
+function drawRules(random: Random, language: Language, count: number): Sheet {
+  for (;;) {
+    const [names, properties] = drawVocabulary(random, language, count);
+    const needs = random.next() < 0.3 ? 1 : 2;
+    const shape = {
+      exclusion: random.next() < 0.75,
+      easyShare: random.next() * 0.6,
+      denied: 3,
+      unrelated: 2,
+    };
+    const sources = names.map((name): CandidateSource => {
+      const [first, second, ...others] = random.shuffle(properties);
+      return needs === 1
+        ? { name, needs: [[first]], excludedBy: [second, ...others] }
+        : { name, needs: [[first, second]], excludedBy: others };
+    });
+    // A lone candidate is kept or not, as the facts fall: drawn as one of two, and the other is left out.
+    const drawn = drawSheet(random, sources, random.integer(names.length), properties, shape);
+    if (drawn) {
+      return count === 1 ? { ...drawn, candidates: drawn.candidates.slice(0, 1) } : drawn;
+    }
+  }
+}
+
+function drawVocabulary(random: Random, language: Language, count: number): [names: string[], properties: string[]] {
+  const nameCount = Math.max(2, count);
+  const kind = random.next();
+  if (kind < 0.6) {
+    const { names, properties } = random.pick(DOMAINS);
+    return [sampleWords(random, names, language, nameCount), properties.map((property) => property[language])];
+  }
+  const words =
+    kind < 0.85
+      ? sampleWords(random, RULE_WORDS, language, nameCount + 12)
+      : madeUpWords(random, language, nameCount + 12);
+  return [words.slice(0, nameCount), words.slice(nameCount)];
+}
+
+function drawFrame(random: Random, language: Language): Frame {
+  const wording = RULE_WORDING[language];
+  const [present, denied] = random.pick<readonly [string, string]>(wording.facts);
+  return { opening: random.pick<string>(wording.openings), present, denied, ask: random.pick<string>(wording.asks) };
+}
+
+function writeRules(random: Random, sheet: Sheet, language: Language): string {
+  const lines = sheet.candidates.map((candidate) => writeRule(candidate, language));
+  return [random.pick<string>(RULE_WORDING[language].openings), ...lines].join("\n");
+}
+
+function keptName(sheet: Sheet): string {
+  const kept = sheet.candidates.find((candidate: Candidate) => isKept(candidate, sheet.present));
+  if (!kept) {
+    throw new Error("A sheet of several candidates keeps one of them; this one keeps none.");
+  }
+  return kept.name;
+}
