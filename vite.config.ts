@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { Plugin } from "vite";
-import { defineConfig } from "vitest/config";
+import { defineConfig } from "vite";
 
 /**
  * `import base64 from "./x.ts?assembly"` compiles AssemblyScript to WebAssembly and yields its bytes as base64.
@@ -19,7 +19,7 @@ function assembly(): Plugin {
       const folder = dirname(entry);
       const sources = readdirSync(folder)
         .filter((name) => name.endsWith(".ts"))
-        .sort()
+        .toSorted()
         .map((name) => join(folder, name));
       for (const source of sources) this.addWatchFile(source);
       const hash = createHash("sha256");
@@ -28,7 +28,8 @@ function assembly(): Plugin {
       if (!existsSync(cached)) {
         const asc = await import("assemblyscript/asc");
         const output = new Map<string, Uint8Array>();
-        const { error, stderr } = await asc.main(
+        let complaints = "";
+        const { error } = await asc.main(
           // No memory of its own: it computes in place on the heap of TensorFlow.js.
           [entry, "--outFile", "out.wasm", "-O3", "--runtime", "stub", "--importMemory", "--enable", "simd"].concat([
             "--noAssert",
@@ -36,13 +37,14 @@ function assembly(): Plugin {
             "abort=",
           ]),
           {
+            stderr: { write: (text: Uint8Array | string) => (complaints += String(text)) },
             writeFile: (name: string, contents: Uint8Array | string) => {
               if (typeof contents !== "string") output.set(name, contents);
             },
           },
         );
         const bytes = output.get("out.wasm");
-        if (error || !bytes) throw new Error(`${entry} does not compile:\n${stderr.toString()}`);
+        if (error || !bytes) throw new Error(`${entry} does not compile:\n${complaints}`);
         mkdirSync(dirname(cached), { recursive: true });
         writeFileSync(cached, bytes);
       }
@@ -56,11 +58,4 @@ export default defineConfig({
   base: "./",
   worker: { format: "es", plugins: () => [assembly()] },
   build: { target: "es2022", assetsInlineLimit: 0 },
-  ssr: { noExternal: [/@tensorflow/] },
-  test: {
-    include: ["tests/**/*.test.ts"],
-    exclude: ["tests/browser/**"],
-    server: { deps: { inline: [/@tensorflow/] } },
-    testTimeout: 60_000,
-  },
 });

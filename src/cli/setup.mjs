@@ -1,0 +1,152 @@
+// What a fresh clone needs before anything of ours can run: the right Node, the dependencies, the builds. Plain
+// JavaScript without imports of ours or of others, because nothing is installed or compiled yet when it starts.
+
+import { spawnSync } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { dirname, join, relative, resolve, sep } from "node:path";
+import { fileURLToPath } from "node:url";
+
+/** The repository's folder. */
+export const root = resolve(dirname(fileURLToPath(import.meta.url)), "..", "..");
+
+/** Programs of ours that are TypeScript: their source is src/cli/NAME.ts, their bundle .cache/cli/NAME.js. */
+export const programs = ["serve", "recipe", "pretrain", "tokenizer"];
+
+const LEAST_NODE = [20, 19];
+
+/** Throws unless `version` (such as "20.19.0") can run the build tools. */
+export function checkNode(version = process.versions.node) {
+  const [major, minor] = version.split(".").map(Number);
+  if (major > LEAST_NODE[0] || (major === LEAST_NODE[0] && minor >= LEAST_NODE[1])) return;
+  throw new Error(`Espalier needs Node ${LEAST_NODE.join(".")} or newer and found ${version}. Install a newer Node.`);
+}
+
+/**
+ * Whether node_modules holds what package-lock.json asks for, by npm's own record of what it installed.
+ *
+ * @param {string} folder that holds both
+ */
+export function dependenciesInstalled(folder) {
+  const record = join(folder, "node_modules", ".package-lock.json");
+  if (!existsSync(record)) return false;
+  const wanted = readPackages(join(folder, "package-lock.json"));
+  const found = readPackages(record);
+  return Object.entries(wanted).every(([path, { version, optional }]) => {
+    if (path === "") return true; // The project itself.
+    return found[path] ? found[path].version === version : optional === true; // Optional: for another platform.
+  });
+}
+
+/**
+ * @param {string} file a lock file of npm
+ * @returns {Record<string, { version: string, optional?: boolean }>}
+ */
+function readPackages(file) {
+  return JSON.parse(readFileSync(file, "utf8")).packages;
+}
+
+/** Install exactly what package-lock.json says, unless it is there. */
+export function ensureDependencies() {
+  if (dependenciesInstalled(root)) return;
+  say("Installing the dependencies named in package-lock.json …");
+  npm(["ci", "--no-audit", "--no-fund", "--loglevel=error"]);
+}
+
+/** Build the page into dist, unless it was built from these very sources. */
+export async function ensurePage() {
+  await ensureBuilt("page", "dist", async (vite) => {
+    say("Building the page …");
+    await vite.build({ configFile: join(root, "vite.config.ts"), root, logLevel: "warn" });
+  });
+}
+
+/** Bundle the programs into .cache/cli, unless they were bundled from these very sources. */
+export async function ensurePrograms() {
+  await ensureBuilt("programs", join(".cache", "cli"), async (vite) => {
+    say("Building the commands …");
+    await vite.build({
+      configFile: join(root, "vite.config.ts"),
+      root,
+      logLevel: "warn",
+      // TensorFlow.js's wasm loader is CommonJS and asks where it lies.
+      define: { __dirname: "import.meta.dirname" },
+      build: {
+        ssr: true,
+        outDir: join(".cache", "cli"),
+        copyPublicDir: false,
+        rollupOptions: {
+          input: Object.fromEntries(existing(programs).map((name) => [name, join(root, "src", "cli", `${name}.ts`)])),
+          output: { entryFileNames: "[name].js", chunkFileNames: "[name]-[hash].js" },
+        },
+      },
+      // One module graph: Node would otherwise load a second TensorFlow.js core, without gradients.
+      ssr: { noExternal: true, external: ["webgpu", "node-fetch"] },
+    });
+  });
+}
+
+/** @param {string[]} names */
+function existing(names) {
+  return names.filter((name) => existsSync(join(root, "src", "cli", `${name}.ts`)));
+}
+
+/**
+ * @param {string} name of the build, for its stamp
+ * @param {string} outDir where it goes
+ * @param {(vite: typeof import("vite")) => Promise<void>} build
+ */
+async function ensureBuilt(name, outDir, build) {
+  const stamp = join(root, ".cache", `${name}.sources`);
+  const sources = hashOfSources();
+  if (existsSync(join(root, outDir)) && existsSync(stamp) && readFileSync(stamp, "utf8") === sources) return;
+  rmSync(stamp, { force: true }); // A build that breaks off must not pass for the one before.
+  await build(await import("vite"));
+  mkdirSync(dirname(stamp), { recursive: true });
+  writeFileSync(stamp, sources);
+}
+
+/** SHA-256 over everything a build reads: names and contents. */
+function hashOfSources() {
+  const hash = createHash("sha256");
+  for (const entry of ["src", "workers", "public", "index.html", "vite.config.ts", "package-lock.json"]) {
+    for (const file of filesUnder(join(root, entry))) {
+      hash.update(`${relative(root, file).split(sep).join("/")}\0`).update(readFileSync(file));
+    }
+  }
+  return hash.digest("hex");
+}
+
+/**
+ * @param {string} path of a file or folder; a missing one has no files
+ * @returns {string[]}
+ */
+function filesUnder(path) {
+  if (!existsSync(path)) return [];
+  if (statSync(path).isFile()) return [path];
+  return readdirSync(path)
+    .toSorted()
+    .flatMap((name) => filesUnder(join(path, name)));
+}
+
+/**
+ * Run npm with the Node that runs this. Its words go to stderr. Throws if it fails.
+ *
+ * @param {string[]} args
+ */
+function npm(args) {
+  const script = process.env.npm_execpath;
+  const [command, all] = script?.endsWith("js") ? [process.execPath, [script, ...args]] : ["npm", args];
+  const { status } = spawnSync(command, all, {
+    cwd: root,
+    stdio: ["ignore", 2, 2],
+    shell: command === "npm" && process.platform === "win32",
+  });
+  if (status !== 0)
+    throw new Error(`\`npm ${args[0]}\` failed; what it printed above says why. Mend that and try again.`);
+}
+
+/** @param {string} sentence for the person waiting; stdout belongs to results */
+export function say(sentence) {
+  process.stderr.write(`${sentence}\n`);
+}
