@@ -24,7 +24,8 @@ export interface BackendRequest {
 /** Start the backend and make it the active one. */
 export async function startBackend({ prefer, wasmUrl }: BackendRequest): Promise<BackendChoice> {
   if (prefer !== "cpu") {
-    setWasmPaths({ "tfjs-backend-wasm-simd.wasm": wasmUrl, "tfjs-backend-wasm.wasm": wasmUrl }, true);
+    const names = ["tfjs-backend-wasm.wasm", "tfjs-backend-wasm-simd.wasm", "tfjs-backend-wasm-threaded-simd.wasm"];
+    setWasmPaths(Object.fromEntries(names.map((name) => [name, wasmUrl])), true); // It wants all three named.
     tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", false); // Its threads start from blob URLs, which our CSP forbids.
     if (await tf.setBackend("wasm")) {
       return { name: "wasm", device: "CPU (SIMD)", reason: "no GPU was asked for" };
