@@ -2,6 +2,7 @@
 
 import { hasKernel, runOp, defineOp } from "../op.ts";
 import * as tf from "../tf.ts";
+import { at, cpu, make } from "../wasm/heap.ts";
 
 export interface AdamWSettings {
   learningRate: number;
@@ -84,5 +85,27 @@ export function adamWReference(
   }
 }
 
-defineOp<AdamWSettings>({ name: "AdamW" });
-defineOp({ name: "SquaredSum" });
+/** In place; the output is one unused element: TensorFlow.js wants one. */
+defineOp<AdamWSettings>({
+  name: "AdamW",
+  wasm: ({ parameter, gradient, m, v, squaredNorm }, settings) => {
+    const { learningRate, beta1, beta2, eps, weightDecay, step, clipNorm } = settings;
+    const addresses = [at(parameter), at(gradient), at(m), at(v), at(squaredNorm)] as const;
+    const moments = [beta1, beta2, 1 - beta1, 1 - beta2, eps] as const;
+    const keep = 1 - learningRate * weightDecay;
+    const stepSize = learningRate / (1 - beta1 ** step);
+    const size = tf.util.sizeFromShape(parameter.shape);
+    cpu().adamW(...addresses, size, clipNorm, ...moments, keep, stepSize, 1 / (1 - beta2 ** step));
+    return make([1]);
+  },
+});
+
+/** x -> [] */
+defineOp({
+  name: "SquaredSum",
+  wasm: ({ x }) => {
+    const y = make([]);
+    cpu().squaredSum(at(x), at(y), tf.util.sizeFromShape(x.shape));
+    return y;
+  },
+});

@@ -6,6 +6,7 @@
 
 import { defineOp, hasKernel, runOp, runOps, type OpDefinition } from "../op.ts";
 import * as tf from "../tf.ts";
+import { at, cpu, make, workspace } from "../wasm/heap.ts";
 
 /**
  * q: [B, T, H, K+P], k: [B, T, G, K], v: [B, T, G, V], shared: [B, T, P] or null (then P is 0) -> [B, T, H, V].
@@ -76,8 +77,8 @@ function repeatGroups(x: tf.Tensor4D, H: number): tf.Tensor4D {
   const [B, G, T, D] = x.shape;
   if (G === H) return x;
   return x
-    .expandDims(2)
-    .tile([1, 1, H / G, 1, 1])
+    .reshape([B, G, 1, T * D])
+    .tile([1, 1, H / G, 1]) // Four axes: with five, TensorFlow.js has no gradient.
     .reshape([B, H, T, D]);
 }
 
@@ -85,9 +86,25 @@ interface Attributes {
   scale: number;
 }
 
+/** B, T, H, G, K, P, V */
+function sizesOf(q: tf.TensorInfo, k: tf.TensorInfo, v: tf.TensorInfo) {
+  const [B, T, H, width] = q.shape;
+  const [G, K] = k.shape.slice(2);
+  return [B, T, H, G, K, width - K, v.shape[3]] as const;
+}
+
 /** Outputs: o [B, T, H, V], logsumexp of the logits [B, H, T] (kept for the gradient). */
 const causalAttentionOp: Omit<OpDefinition<Attributes>, "name" | "saves"> = {
   savesOutputs: [true, true],
+  wasm: ({ q, k, v, shared }, { scale }) => {
+    const sizes = sizesOf(q, k, v);
+    const [B, T, H, , K, P, V] = sizes;
+    const [o, logsumexp] = [make([B, T, H, V]), make([B, H, T])];
+    const inputs = [at(q), at(k), at(v), shared ? at(shared) : 0] as const;
+    const work = workspace(cpu().causalAttentionBytes(T, K, P));
+    cpu().causalAttention(...inputs, at(o), at(logsumexp), ...sizes, scale, work);
+    return [o, logsumexp];
+  },
   gradient: ([dy], saved, { scale }) => {
     const [q, k, v] = saved;
     const [o, logsumexp] = saved.slice(-2);
@@ -105,6 +122,16 @@ defineOp({ name: "CausalAttentionShared", saves: ["q", "k", "v", "shared"], ...c
 /** dy and what the forward saved, with or without `shared` -> [dq, dk, dv], and dshared where there is a shared part. */
 defineOp<Attributes>({
   name: "CausalAttentionGradient",
+  wasm: ({ dy, q, k, v, shared, o, logsumexp }, { scale }) => {
+    const sizes = sizesOf(q, k, v);
+    const [, T, , , K, P] = sizes;
+    const outputs = [q, k, v, ...(shared ? [shared] : [])].map(({ shape }) => make(shape));
+    const [dq, dk, dv, dshared = 0] = outputs.map(at);
+    const inputs = [at(dy), at(q), at(k), at(v), shared ? at(shared) : 0, at(o), at(logsumexp)] as const;
+    const work = workspace(cpu().causalAttentionGradientBytes(T, K, P));
+    cpu().causalAttentionGradient(...inputs, dq, dk, dv, dshared, ...sizes, scale, work);
+    return outputs;
+  },
 });
 
 /**
@@ -150,4 +177,15 @@ export function decodeAttentionReference(
   return tf.matMul(probabilities, repeatGroups(heads(value), H)).reshape([B, H, valueWidth]);
 }
 
-defineOp<{ valueWidth: number; scale: number }>({ name: "DecodeAttention" });
+defineOp<{ valueWidth: number; scale: number }>({
+  name: "DecodeAttention",
+  wasm: ({ q, k, v, lengths }, { valueWidth, scale }) => {
+    const [B, H, D] = q.shape;
+    const [, S, G] = k.shape;
+    const value = v ?? k;
+    const o = make([B, H, valueWidth]);
+    const addresses = [at(q), at(k), at(value), at(lengths), at(o)] as const;
+    cpu().decodeAttention(...addresses, B, S, H, G, D, value.shape[3], valueWidth, scale, workspace(S * 4));
+    return o;
+  },
+});

@@ -7,6 +7,7 @@
 import { wantsGradient } from "../gradients.ts";
 import { defineOp, hasKernel, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
+import { at, cpu, make, view, workspace, writeIntegers } from "../wasm/heap.ts";
 
 export interface ExpertWeights {
   gate: tf.Tensor; // [S, D]
@@ -68,6 +69,20 @@ interface Attributes {
   weightGradients: boolean;
 }
 
+/** N, D, topK, E, S and the widest expert's width. */
+function sizesOf(x: tf.TensorInfo, chosen: tf.TensorInfo, offsets: number[]) {
+  const widest = Math.max(...offsets.slice(1).map((end, e) => end - offsets[e]));
+  return [x.shape[0], x.shape[1], chosen.shape[1], offsets.length - 1, offsets.at(-1)!, widest] as const;
+}
+
+/** Working memory that begins with the offsets; `rest` are `bytes` bytes after them. */
+function workspaceAfter(offsets: number[], bytes: number): { offsets: number; rest: number } {
+  const own = Math.ceil(offsets.length / 4) * 16;
+  const address = workspace(own + bytes);
+  writeIntegers(address, offsets);
+  return { offsets: address, rest: address + own };
+}
+
 /**
  * Outputs: y [N, D], hidden [N*topK, 2, widest expert] (what the gradient needs of the gate and up products; each
  * backend lays it out as it likes).
@@ -76,6 +91,17 @@ defineOp<Attributes>({
   name: "Experts",
   saves: ["x", "chosen", "weights", "gate", "up", "down"],
   savesOutputs: [false, true],
+  wasm: ({ x, chosen, weights, gate, up, down }, { offsets }) => {
+    const sizes = sizesOf(x, chosen, offsets);
+    const [, D, , E, , widest] = sizes;
+    const slots = tf.util.sizeFromShape(chosen.shape);
+    const [y, hidden] = [make(x.shape), make([slots, 2, widest])];
+    const work = workspaceAfter(offsets, cpu().expertsBytes(slots, D, E, widest));
+    const inputs = [at(x), at(chosen), at(weights), at(gate), at(up), at(down), work.offsets] as const;
+    const wrong = cpu().experts(...inputs, at(y), at(hidden), ...sizes, work.rest);
+    if (wrong >= 0) throw new Error(`experts: expert ${view(chosen)[wrong]} is not among the ${E}`);
+    return [y, hidden];
+  },
   gradient: ([dy], [x, chosen, weights, gate, up, down, hidden], attributes) => {
     const inputs = { dy, x, chosen, weights, gate, up, down, hidden };
     const [dx, dweights, dgate, dup, ddown] = runOps("ExpertsGradient", inputs, attributes);
@@ -94,4 +120,15 @@ defineOp<Attributes>({
 /** dy: [N, D] and what Experts saved -> [dx, dweights], with weightGradients also [dgate, dup, ddown]. */
 defineOp<Attributes>({
   name: "ExpertsGradient",
+  wasm: ({ dy, x, chosen, weights, gate, up, down, hidden }, { offsets, weightGradients }) => {
+    const sizes = sizesOf(x, chosen, offsets);
+    const [, D, , E, , widest] = sizes;
+    const outputs = [x, weights, ...(weightGradients ? [gate, up, down] : [])].map(({ shape }) => make(shape));
+    const [dx, dweights, dgate = 0, dup = 0, ddown = 0] = outputs.map(at);
+    const bytes = cpu().expertsGradientBytes(tf.util.sizeFromShape(chosen.shape), D, E, widest);
+    const work = workspaceAfter(offsets, bytes);
+    const inputs = [at(dy), at(x), at(chosen), at(weights), at(gate), at(up), at(down), work.offsets] as const;
+    cpu().expertsGradient(...inputs, at(hidden), dx, dweights, dgate, dup, ddown, ...sizes, work.rest);
+    return outputs;
+  },
 });

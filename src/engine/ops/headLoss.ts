@@ -6,6 +6,7 @@
 import { wantsGradient } from "../gradients.ts";
 import { defineOp, hasKernel, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
+import { at, cpu, make, view, workspace } from "../wasm/heap.ts";
 
 /**
  * h: [M, D], weight: [V, D], targets: int32 [M], weights: [M] -> scalar, nats:
@@ -46,6 +47,15 @@ defineOp<Attributes>({
   name: "HeadLoss",
   saves: ["h", "weight", "targets", "weights"],
   savesOutputs: [false, true],
+  wasm: ({ h, weight, targets, weights }) => {
+    const [M, D] = h.shape;
+    const V = weight.shape[0];
+    const [loss, logsumexp] = [make([]), make([M])];
+    const addresses = [at(h), at(weight), at(targets), at(weights), at(loss), at(logsumexp)] as const;
+    const wrong = cpu().headLoss(...addresses, M, D, V, workspace(cpu().headLossBytes()));
+    if (wrong >= 0) throw new Error(`headLoss: target ${view(targets)[wrong]} is not in the vocabulary of ${V}`);
+    return [loss, logsumexp];
+  },
   gradient: ([dy], [h, weight, targets, weights, logsumexp], { weightGradient }) => {
     const inputs = { dy, h, weight, targets, weights, logsumexp };
     const [dh, dweight] = runOps("HeadLossGradient", inputs, { weightGradient });
@@ -62,4 +72,12 @@ defineOp<Attributes>({
 /** dy: [], h, weight, targets, weights, logsumexp: [M] -> [dh], or [dh, dweight] with weightGradient. */
 defineOp<Attributes>({
   name: "HeadLossGradient",
+  wasm: ({ dy, h, weight, targets, weights, logsumexp }, { weightGradient }) => {
+    const [M, D] = h.shape;
+    const outputs = weightGradient ? [make(h.shape), make(weight.shape)] : [make(h.shape)];
+    const [dh, dweight] = [at(outputs[0]), weightGradient ? at(outputs[1]) : 0];
+    const addresses = [at(dy), at(h), at(weight), at(targets), at(weights), at(logsumexp), dh, dweight] as const;
+    cpu().headLossGradient(...addresses, M, D, weight.shape[0], workspace(cpu().headLossBytes()));
+    return outputs;
+  },
 });

@@ -2,6 +2,7 @@
 
 import { defineOp, hasKernel, runOp } from "../op.ts";
 import * as tf from "../tf.ts";
+import { at, cpu, make } from "../wasm/heap.ts";
 
 /**
  * a: [M, K] ([K, M] if transposeA), b: [K, N] ([N, K] if transposeB) -> [M, N].
@@ -30,6 +31,13 @@ interface Attributes {
 defineOp<Attributes>({
   name: "Matmul",
   saves: ["a", "b"],
+  wasm: ({ a, b }, { transposeA: tA, transposeB: tB }) => {
+    const [m, k] = tA ? [a.shape[1], a.shape[0]] : a.shape;
+    const n = b.shape[tB ? 0 : 1];
+    const c = make([m, n]);
+    cpu().gemm(tA, tB, m, n, k, at(a), a.shape[1], at(b), b.shape[1], at(c), n, false);
+    return c;
+  },
   gradient: ([dy], [a, b], { transposeA: tA, transposeB: tB }) => ({
     a: () => (tA ? matmul(b, dy, tB, true) : matmul(dy, b, false, !tB)),
     b: () => (tB ? matmul(dy, a, true, tA) : matmul(a, dy, !tA, false)),

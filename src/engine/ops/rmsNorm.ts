@@ -2,6 +2,7 @@
 
 import { defineOp, hasKernel, runOp, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
+import { at, cpu, make } from "../wasm/heap.ts";
 
 /**
  * Scale each row of the last axis to unit root mean square, then by `weight`.
@@ -25,9 +26,19 @@ interface Attributes {
   eps: number;
 }
 
+/** All axes but the last, folded. */
+function rowsOf(x: tf.TensorInfo): number {
+  return tf.util.sizeFromShape(x.shape.slice(0, -1));
+}
+
 defineOp<Attributes>({
   name: "RmsNorm",
   saves: ["x", "weight"],
+  wasm: ({ x, weight }, { eps }) => {
+    const y = make(x.shape);
+    cpu().rmsNorm(at(x), at(weight), at(y), rowsOf(x), x.shape.at(-1)!, eps);
+    return y;
+  },
   gradient: ([dy], [x, weight], { eps }) => {
     const [dx, dweight] = runOps("RmsNormGradient", { dy, x, weight }, { eps });
     return { x: () => dx, weight: () => dweight };
@@ -37,4 +48,9 @@ defineOp<Attributes>({
 /** dy, x, weight -> [dx, dweight], shaped like x and weight. */
 defineOp<Attributes>({
   name: "RmsNormGradient",
+  wasm: ({ dy, x, weight }, { eps }) => {
+    const [dx, dweight] = [make(x.shape), make(weight.shape)];
+    cpu().rmsNormGradient(at(dy), at(x), at(weight), at(dx), at(dweight), rowsOf(x), x.shape.at(-1)!, eps);
+    return [dx, dweight];
+  },
 });

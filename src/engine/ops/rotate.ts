@@ -2,6 +2,7 @@
 
 import { defineOp, hasKernel, runOp } from "../op.ts";
 import * as tf from "../tf.ts";
+import { at, cpu, make, view } from "../wasm/heap.ts";
 
 /** Which entries form a pair: (2i, 2i+1) as DeepSeek's MLA has it, (i, i+P/2) as Qwen2 has it. */
 export type RotaryLayout = "interleaved" | "half";
@@ -58,6 +59,15 @@ interface Attributes {
 defineOp<Attributes>({
   name: "Rotate",
   saves: ["positions", "cos", "sin"],
+  wasm: ({ x, positions, cos, sin }, { layout, inverse }) => {
+    const [B, T, H, D] = x.shape;
+    const [known, half] = cos.shape;
+    const y = make(x.shape);
+    const addresses = [at(x), at(positions), at(cos), at(sin), at(y)] as const;
+    const wrong = cpu().rotate(...addresses, B * T, H, D, half, known, layout === "interleaved", inverse);
+    if (wrong >= 0) throw new Error(`rotate: position ${view(positions)[wrong]} is not among the table's ${known}`);
+    return y;
+  },
   gradient: ([dy], [positions, cos, sin], { layout, inverse }) => ({
     x: () => runOp("Rotate", { x: dy, positions, cos, sin }, { layout, inverse: !inverse }),
     positions: () => tf.zerosLike(positions),

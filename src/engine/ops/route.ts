@@ -3,6 +3,7 @@
 
 import { defineOp, hasKernel, runOp, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
+import { at, cpu, make, workspace } from "../wasm/heap.ts";
 
 export interface RouteOptions {
   topK: number;
@@ -45,8 +46,8 @@ export function routeReference(
 ): { experts: tf.Tensor; weights: tf.Tensor } {
   const [N, E] = logits.shape as [number, number];
   const scores = scoring === "sigmoid" ? logits.sigmoid() : tf.softmax(logits); // [N, E]
-  const experts = tf.tidy(() => {
-    let choice = scores.add(bias);
+  const choose = (s: tf.Tensor) => {
+    let choice = s.add(bias);
     if (groups > 1) {
       const perGroup = choice.reshape([N, groups, E / groups]);
       const best = tf.topk(perGroup, Math.min(2, E / groups)).values.sum(-1); // [N, groups]
@@ -58,7 +59,9 @@ export function routeReference(
       choice = tf.where(mask.greater(0), choice, tf.fill([N, E], -1e9));
     }
     return tf.topk(choice, topK).indices; // int32 [N, topK]
-  });
+  };
+  // The choice has no gradient, and TensorFlow.js stops at one that it does not know.
+  const experts = tf.customGrad((s) => ({ value: choose(s as tf.Tensor), gradFunc: () => tf.zeros([N, E]) }))(scores);
   const chosen = tf
     .oneHot(experts as tf.Tensor2D, E)
     .mul(scores.expandDims(1))
@@ -71,6 +74,14 @@ export function routeReference(
 defineOp<RouteOptions>({
   name: "Route",
   saves: ["logits"],
+  wasm: ({ logits, bias }, { topK, scoring, normalize, scale, groups, groupsKept }) => {
+    const [N, E] = logits.shape;
+    const [weights, experts] = [make([N, topK]), make([N, topK], "int32")];
+    const addresses = [at(logits), at(bias), at(weights), at(experts)] as const;
+    const work = workspace((2 * E + groups) * 4);
+    cpu().route(...addresses, N, E, topK, scoring === "softmax", normalize, scale, groups, groupsKept, work);
+    return [weights, experts];
+  },
   savesOutputs: [false, true],
   gradient: ([dweights], [logits, chosen], options) => ({
     logits: () => runOp("RouteGradient", { dweights, logits, experts: chosen }, options),
@@ -81,4 +92,11 @@ defineOp<RouteOptions>({
 /** dweights: [N, topK], logits: [N, E], experts: int32 [N, topK] -> dlogits [N, E]. */
 defineOp<RouteOptions>({
   name: "RouteGradient",
+  wasm: ({ dweights, logits, experts }, { topK, scoring, normalize, scale }) => {
+    const [N, E] = logits.shape;
+    const dlogits = make(logits.shape);
+    const addresses = [at(dweights), at(logits), at(experts), at(dlogits)] as const;
+    cpu().routeGradient(...addresses, N, E, topK, scoring === "softmax", normalize, scale, workspace(E * 4));
+    return dlogits;
+  },
 });

@@ -2,6 +2,7 @@
 
 import { defineOp, hasKernel, runOp } from "../op.ts";
 import * as tf from "../tf.ts";
+import { at, cpu, make, view } from "../wasm/heap.ts";
 
 /**
  * In place: target[slots[i]] = rows[i], for target [R, D] (any leading axes folded), rows: [N, D], slots: int32 [N].
@@ -23,4 +24,13 @@ export function storeRows(target: tf.Tensor, rows: tf.Tensor, slots: tf.Tensor):
 }
 
 /** The kernel's own output is one unused element: TensorFlow.js wants one. */
-defineOp({ name: "StoreRows" });
+defineOp({
+  name: "StoreRows",
+  wasm: ({ target, rows, slots }) => {
+    const D = rows.shape.at(-1)!;
+    const known = tf.util.sizeFromShape(target.shape) / D;
+    const wrong = cpu().storeRows(at(target), at(rows), at(slots), tf.util.sizeFromShape(slots.shape), D, known);
+    if (wrong >= 0) throw new Error(`storeRows: slot ${view(slots)[wrong]} is not among the target's ${known}`);
+    return make([1]);
+  },
+});

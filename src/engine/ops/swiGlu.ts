@@ -2,6 +2,7 @@
 
 import { defineOp, hasKernel, runOp, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
+import { at, cpu, make } from "../wasm/heap.ts";
 
 /** gate, up: [..., F] -> [..., F] */
 export function swiGlu(gate: tf.Tensor, up: tf.Tensor): tf.Tensor {
@@ -20,6 +21,11 @@ export function swiGluReference(gate: tf.Tensor, up: tf.Tensor): tf.Tensor {
 defineOp({
   name: "SwiGlu",
   saves: ["gate", "up"],
+  wasm: ({ gate, up }) => {
+    const y = make(gate.shape);
+    cpu().swiGlu(at(gate), at(up), at(y), tf.util.sizeFromShape(gate.shape));
+    return y;
+  },
   gradient: ([dy], [gate, up]) => {
     const [dgate, dup] = runOps("SwiGluGradient", { dy, gate, up });
     return { gate: () => dgate, up: () => dup };
@@ -29,4 +35,9 @@ defineOp({
 /** dy, gate, up -> [dgate, dup], all of one shape. */
 defineOp({
   name: "SwiGluGradient",
+  wasm: ({ dy, gate, up }) => {
+    const [dgate, dup] = [make(gate.shape), make(up.shape)];
+    cpu().swiGluGradient(at(dy), at(gate), at(up), at(dgate), at(dup), tf.util.sizeFromShape(gate.shape));
+    return [dgate, dup];
+  },
 });

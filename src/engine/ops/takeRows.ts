@@ -2,6 +2,7 @@
 
 import { defineOp, hasKernel, runOp } from "../op.ts";
 import * as tf from "../tf.ts";
+import { at, cpu, make, view } from "../wasm/heap.ts";
 
 /** table: [V, D], rows: int32 [...] -> [..., D]. The gradient adds up rows taken more than once, in a fixed order. */
 export function takeRows(table: tf.Tensor, rows: tf.Tensor): tf.Tensor {
@@ -19,6 +20,13 @@ interface Attributes {
 defineOp<Attributes>({
   name: "TakeRows",
   saves: ["rows"],
+  wasm: ({ table, rows }, { tableRows }) => {
+    const D = table.shape[1];
+    const y = make([...rows.shape, D]);
+    const wrong = cpu().takeRows(at(table), at(rows), at(y), tf.util.sizeFromShape(rows.shape), D, tableRows);
+    if (wrong >= 0) throw new Error(`takeRows: row ${view(rows)[wrong]} is not among the table's ${tableRows}`);
+    return y;
+  },
   gradient: ([dy], [rows], { tableRows }) => ({
     table: () => runOp("TakeRowsGradient", { dy, rows }, { tableRows }),
   }),
@@ -27,4 +35,10 @@ defineOp<Attributes>({
 /** dy: [..., D], rows: int32 [...] -> [tableRows, D], zero where no row was taken. */
 defineOp<Attributes>({
   name: "TakeRowsGradient",
+  wasm: ({ dy, rows }, { tableRows }) => {
+    const D = dy.shape.at(-1)!;
+    const dtable = make([tableRows, D]);
+    cpu().takeRowsGradient(at(dy), at(rows), at(dtable), tf.util.sizeFromShape(rows.shape), D, tableRows);
+    return dtable;
+  },
 });

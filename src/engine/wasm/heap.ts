@@ -8,7 +8,9 @@ import type { CpuKernels } from "./kernels.ts";
 
 interface EmscriptenModule {
   asm: { memory: WebAssembly.Memory };
+  HEAP32: Int32Array;
   _malloc(bytes: number): number;
+  _free(address: number): void;
 }
 
 let bound: { backend: BackendWasm; kernels: CpuKernels } | null = null;
@@ -18,16 +20,40 @@ function backend(): BackendWasm {
   return tf.backend() as BackendWasm;
 }
 
+function emscripten(): EmscriptenModule {
+  return backend().wasm as unknown as EmscriptenModule;
+}
+
 /** The kernels, bound to the active wasm backend's memory. Compiled synchronously the first time (tens of kilobytes). */
 export function cpu(): CpuKernels {
   const active = backend();
   if (bound?.backend === active) return bound.kernels;
   const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
-  const { memory } = (active.wasm as unknown as EmscriptenModule).asm;
+  const { memory } = emscripten().asm;
   const instance = new WebAssembly.Instance(new WebAssembly.Module(bytes), { env: { memory } });
-  bound = { backend: active, kernels: instance.exports as unknown as CpuKernels };
+  const kernels = instance.exports as unknown as CpuKernels;
+  kernels.bindGemm(aligned(allocate(kernels.gemmBytes() + ALIGNMENT)));
+  bound = { backend: active, kernels };
   scratch = { address: 0, bytes: 0 };
-  return bound.kernels;
+  return kernels;
+}
+
+const ALIGNMENT = 64; // A cache line.
+
+function aligned(address: number): number {
+  return Math.ceil(address / ALIGNMENT) * ALIGNMENT;
+}
+
+function allocate(bytes: number): number {
+  const address = emscripten()._malloc(bytes) >>> 0;
+  if (address === 0) throw outOfMemory(bytes);
+  return address;
+}
+
+function outOfMemory(bytes: number): Error {
+  return new Error(
+    `out of memory: WebAssembly has no ${bytes} bytes left for a tensor; take a smaller batch, shorter rows or a smaller model`,
+  );
 }
 
 /** Address of a tensor's first byte on the heap. */
@@ -35,9 +61,11 @@ export function at(tensor: tf.TensorInfo): number {
   return backend().getMemoryOffset(tensor.dataId);
 }
 
-/** A new tensor on the heap, its content undefined. */
+/** A new tensor on the heap, its content undefined. Throws where there is no memory left. */
 export function make(shape: number[], dtype: "float32" | "int32" = "float32"): tf.TensorInfo {
-  return backend().makeOutput(shape, dtype);
+  const tensor = backend().makeOutput(shape, dtype);
+  if (at(tensor) === 0) throw outOfMemory(tf.util.sizeFromShape(shape) * 4); // TensorFlow.js does not look.
+  return tensor;
 }
 
 /** A view of a tensor's content; valid until the next allocation, which may move the heap. */
@@ -45,12 +73,17 @@ export function view(tensor: tf.TensorInfo): Float32Array | Int32Array {
   return backend().typedArrayFromHeap(tensor) as Float32Array | Int32Array;
 }
 
-/** Address of at least `bytes` bytes of working memory, shared by all kernels, undefined content, 16-byte aligned. */
+/** Address of at least `bytes` bytes of working memory, shared by all kernels, undefined content, 64-byte aligned. */
 export function workspace(bytes: number): number {
   if (scratch.bytes < bytes) {
-    const module = backend().wasm as unknown as EmscriptenModule & { _free(address: number): void };
-    if (scratch.bytes > 0) module._free(scratch.address);
-    scratch = { address: module._malloc(bytes + 16) >>> 0, bytes };
+    if (scratch.bytes > 0) emscripten()._free(scratch.address);
+    scratch = { address: 0, bytes: 0 };
+    scratch = { address: allocate(bytes + ALIGNMENT), bytes };
   }
-  return (scratch.address + 15) & ~15;
+  return aligned(scratch.address);
+}
+
+/** Write integers at an address inside the working memory. */
+export function writeIntegers(address: number, values: number[]): void {
+  emscripten().HEAP32.set(values, address / 4);
 }

@@ -1,3 +1,18 @@
-export function twice(x: usize, y: usize, n: i32): void {
-  for (let i = 0; i < n; i++) store<f32>(y + ((<usize>i) << 2), load<f32>(x + ((<usize>i) << 2)) * 2);
-}
+// The entry of the compiled module: everything that TypeScript calls.
+
+export { bindGemm, gemm, gemmBytes } from "./gemm";
+export { rmsNorm, rmsNormGradient } from "./norm";
+export { swiGlu, swiGluGradient } from "./swiGlu";
+export { rotate } from "./rotate";
+export {
+  causalAttention,
+  causalAttentionBytes,
+  causalAttentionGradient,
+  causalAttentionGradientBytes,
+  decodeAttention,
+} from "./attention";
+export { route, routeGradient } from "./route";
+export { experts, expertsBytes, expertsGradient, expertsGradientBytes } from "./experts";
+export { storeRows, takeRows, takeRowsGradient } from "./rows";
+export { headLoss, headLossBytes, headLossGradient } from "./headLoss";
+export { adamW, squaredSum } from "./adamW";

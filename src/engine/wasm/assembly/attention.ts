@@ -1,0 +1,294 @@
+// Causal attention over heads that lie strided in [B, T, H, D], a block of queries at a time: no more than one block of
+// the T x T probabilities is ever held, and a block sees only the keys up to its last query.
+
+// b batch, t tokens, heads query heads, groups key-value heads, k a key head's own width, p the width of the part of the
+// key that all heads share (0 for none), v a value head's width.
+
+import { gemm } from "./gemm";
+import { addScaled, at, clear, copy, dot, exp1, exp4, log1, sum4 } from "./math";
+
+const QUERIES = 64;
+
+/** Bytes of working memory for `causalAttention`. */
+export function causalAttentionBytes(t: i32, k: i32, p: i32): i32 {
+  return (QUERIES * t + t * (k + p)) << 2;
+}
+
+/**
+ * q: [b, t, heads, k+p], key: [b, t, groups, k], value: [b, t, groups, v], shared: [b, t, p] (any address if p is 0)
+ * -> o: [b, t, heads, v], logsumexp: [b, heads, t].
+ */
+export function causalAttention(
+  q: usize,
+  key: usize,
+  value: usize,
+  shared: usize,
+  o: usize,
+  logsumexp: usize,
+  b: i32,
+  t: i32,
+  heads: i32,
+  groups: i32,
+  k: i32,
+  p: i32,
+  v: i32,
+  scale: f32,
+  work: usize,
+): void {
+  const perGroup = heads / groups;
+  const joined = at(work, QUERIES * t);
+  for (let batch = 0; batch < b; batch++) {
+    for (let g = 0; g < groups; g++) {
+      let keys = at(key, (batch * t * groups + g) * k);
+      let ldk = groups * k;
+      if (p > 0) {
+        joinKey(keys, at(shared, batch * t * p), joined, t, groups, k, p);
+        keys = joined;
+        ldk = k + p;
+      }
+      const values = at(value, (batch * t * groups + g) * v);
+      for (let h = g * perGroup; h < (g + 1) * perGroup; h++) {
+        const queries = at(q, (batch * t * heads + h) * (k + p));
+        const out = at(o, (batch * t * heads + h) * v);
+        const normalizers = at(logsumexp, (batch * heads + h) * t);
+        for (let t0 = 0; t0 < t; t0 += QUERIES) {
+          const rows = min(QUERIES, t - t0);
+          const seen = t0 + rows;
+          const ldq = heads * (k + p);
+          gemm(false, true, rows, seen, k + p, at(queries, t0 * ldq), ldq, keys, ldk, work, seen, false);
+          for (let i = 0; i < rows; i++) {
+            store<f32>(at(normalizers, t0 + i), softmax(at(work, i * seen), t0 + i + 1, seen, scale));
+          }
+          gemm(false, false, rows, v, seen, work, seen, values, groups * v, at(out, t0 * heads * v), heads * v, false);
+        }
+      }
+    }
+  }
+}
+
+/** One group's keys and the shared part, side by side: [t, k+p]. */
+function joinKey(key: usize, shared: usize, joined: usize, t: i32, groups: i32, k: i32, p: i32): void {
+  for (let i = 0; i < t; i++) {
+    copy(joined, at(key, i * groups * k), k);
+    copy(at(joined, k), at(shared, i * p), p);
+    joined = at(joined, k + p);
+  }
+}
+
+/** The first `seen` of `n` logits -> their probabilities at `scale`, in place, and 0 for the others. Returns logsumexp. */
+function softmax(row: usize, seen: i32, n: i32, scale: f32): f32 {
+  let most = load<f32>(row);
+  let most4 = f32x4.splat(most);
+  let i = 0;
+  for (; i + 4 <= seen; i += 4) most4 = f32x4.pmax(most4, v128.load(at(row, i)));
+  most = max(
+    max(f32x4.extract_lane(most4, 0), f32x4.extract_lane(most4, 1)),
+    max(f32x4.extract_lane(most4, 2), f32x4.extract_lane(most4, 3)),
+  );
+  for (; i < seen; i++) most = max(most, load<f32>(at(row, i)));
+  const shift = f32x4.splat(most);
+  const scale4 = f32x4.splat(scale);
+  let sums = f32x4.splat(0);
+  let rest: f32 = 0;
+  for (i = 0; i + 4 <= seen; i += 4) {
+    const e = exp4(f32x4.mul(f32x4.sub(v128.load(at(row, i)), shift), scale4));
+    sums = f32x4.add(sums, e);
+    v128.store(at(row, i), e);
+  }
+  for (; i < seen; i++) {
+    const e = exp1((load<f32>(at(row, i)) - most) * scale);
+    rest += e;
+    store<f32>(at(row, i), e);
+  }
+  const sum = sum4(sums) + rest;
+  const inverse = f32x4.splat(1 / sum);
+  for (i = 0; i + 4 <= seen; i += 4) v128.store(at(row, i), f32x4.mul(v128.load(at(row, i)), inverse));
+  for (; i < seen; i++) store<f32>(at(row, i), load<f32>(at(row, i)) * (1 / sum));
+  clear(at(row, seen), n - seen);
+  return most * scale + <f32>log1(sum);
+}
+
+/** Bytes of working memory for `causalAttentionGradient`. */
+export function causalAttentionGradientBytes(t: i32, k: i32, p: i32): i32 {
+  return (2 * QUERIES * t + 2 * t * (k + p)) << 2;
+}
+
+/**
+ * dy: [b, t, heads, v] and what the forward saw and gave -> dq, dkey, dvalue, dshared, shaped like what they belong to.
+ *
+ * With P the probabilities: dP = dy·valueᵀ, dS = P * (dP - rowsum(dy * o)) * scale, dq = dS·key, dkey = dSᵀ·q,
+ * dvalue = Pᵀ·dy (Dao et al., 2022, appendix B.4). Blocks of queries add to dkey and dvalue in order.
+ */
+export function causalAttentionGradient(
+  dy: usize,
+  q: usize,
+  key: usize,
+  value: usize,
+  shared: usize,
+  o: usize,
+  logsumexp: usize,
+  dq: usize,
+  dkey: usize,
+  dvalue: usize,
+  dshared: usize,
+  b: i32,
+  t: i32,
+  heads: i32,
+  groups: i32,
+  k: i32,
+  p: i32,
+  v: i32,
+  scale: f32,
+  work: usize,
+): void {
+  const perGroup = heads / groups;
+  const probabilities = work;
+  const slopes = at(work, QUERIES * t);
+  const joined = at(slopes, QUERIES * t);
+  const djoined = at(joined, t * (k + p));
+  const ldq = heads * (k + p);
+  const ldo = heads * v;
+  const ldv = groups * v;
+  if (p > 0) clear(dshared, b * t * p);
+  for (let batch = 0; batch < b; batch++) {
+    for (let g = 0; g < groups; g++) {
+      let keys = at(key, (batch * t * groups + g) * k);
+      let dkeys = at(dkey, (batch * t * groups + g) * k);
+      let ldk = groups * k;
+      if (p > 0) {
+        joinKey(keys, at(shared, batch * t * p), joined, t, groups, k, p);
+        keys = joined;
+        dkeys = djoined;
+        ldk = k + p;
+      }
+      const values = at(value, (batch * t * groups + g) * v);
+      const dvalues = at(dvalue, (batch * t * groups + g) * v);
+      clearRows(dkeys, t, k + p, ldk);
+      clearRows(dvalues, t, v, ldv);
+      for (let h = g * perGroup; h < (g + 1) * perGroup; h++) {
+        const first = batch * t * heads + h; // This head's first row, of those of all heads.
+        for (let t0 = 0; t0 < t; t0 += QUERIES) {
+          const rows = min(QUERIES, t - t0);
+          const seen = t0 + rows;
+          const queries = at(q, (first + t0 * heads) * (k + p));
+          const dout = at(dy, (first + t0 * heads) * v);
+          const out = at(o, (first + t0 * heads) * v);
+          gemm(false, true, rows, seen, k + p, queries, ldq, keys, ldk, probabilities, seen, false);
+          gemm(false, true, rows, seen, v, dout, ldo, values, ldv, slopes, seen, false);
+          for (let i = 0; i < rows; i++) {
+            const normalizer = load<f32>(at(logsumexp, (batch * heads + h) * t + t0 + i));
+            const along = dot(at(dout, i * ldo), at(out, i * ldo), v);
+            softmaxGradient(
+              at(probabilities, i * seen),
+              at(slopes, i * seen),
+              t0 + i + 1,
+              seen,
+              scale,
+              normalizer,
+              along,
+            );
+          }
+          gemm(
+            false,
+            false,
+            rows,
+            k + p,
+            seen,
+            slopes,
+            seen,
+            keys,
+            ldk,
+            at(dq, (first + t0 * heads) * (k + p)),
+            ldq,
+            false,
+          );
+          gemm(true, false, seen, k + p, rows, slopes, seen, queries, ldq, dkeys, ldk, true);
+          gemm(true, false, seen, v, rows, probabilities, seen, dout, ldo, dvalues, ldv, true);
+        }
+      }
+      if (p > 0) partKey(djoined, at(dkey, (batch * t * groups + g) * k), at(dshared, batch * t * p), t, groups, k, p);
+    }
+  }
+}
+
+/** Zeros in `rows` rows of `width` elements, `ld` apart. */
+function clearRows(to: usize, rows: i32, width: i32, ld: i32): void {
+  for (let i = 0; i < rows; i++) clear(at(to, i * ld), width);
+}
+
+/** The gradient of a joined key: its own part is stored, that of the shared part added to the other groups'. */
+function partKey(djoined: usize, dkey: usize, dshared: usize, t: i32, groups: i32, k: i32, p: i32): void {
+  for (let i = 0; i < t; i++) {
+    copy(at(dkey, i * groups * k), djoined, k);
+    addScaled(at(dshared, i * p), at(djoined, k), 1, p);
+    djoined = at(djoined, k + p);
+  }
+}
+
+/** logits -> probabilities, and dP -> dS, both in place; 0 in both from `seen` to `n`. */
+function softmaxGradient(
+  logits: usize,
+  slopes: usize,
+  seen: i32,
+  n: i32,
+  scale: f32,
+  normalizer: f32,
+  along: f32,
+): void {
+  const scale4 = f32x4.splat(scale);
+  const normalizer4 = f32x4.splat(normalizer);
+  const along4 = f32x4.splat(along);
+  let i = 0;
+  for (; i + 4 <= seen; i += 4) {
+    const e = exp4(f32x4.sub(f32x4.mul(v128.load(at(logits, i)), scale4), normalizer4));
+    v128.store(at(logits, i), e);
+    v128.store(at(slopes, i), f32x4.mul(f32x4.mul(e, f32x4.sub(v128.load(at(slopes, i)), along4)), scale4));
+  }
+  for (; i < seen; i++) {
+    const e = exp1(load<f32>(at(logits, i)) * scale - normalizer);
+    store<f32>(at(logits, i), e);
+    store<f32>(at(slopes, i), e * (load<f32>(at(slopes, i)) - along) * scale);
+  }
+  clear(at(logits, seen), n - seen);
+  clear(at(slopes, seen), n - seen);
+}
+
+/**
+ * One query per row of the batch: q: [b, heads, d], key: [b, slots, groups, d], value: [b, slots, groups, valueLd], of
+ * which the first v entries count, lengths: int32 [b] -> o: [b, heads, v]. `work` holds `slots` elements.
+ */
+export function decodeAttention(
+  q: usize,
+  key: usize,
+  value: usize,
+  lengths: usize,
+  o: usize,
+  b: i32,
+  slots: i32,
+  heads: i32,
+  groups: i32,
+  d: i32,
+  valueLd: i32,
+  v: i32,
+  scale: f32,
+  work: usize,
+): void {
+  const perGroup = heads / groups;
+  for (let batch = 0; batch < b; batch++) {
+    const seen = min(load<i32>(at(lengths, batch)), slots);
+    for (let h = 0; h < heads; h++) {
+      const g = h / perGroup;
+      const query = at(q, (batch * heads + h) * d);
+      const out = at(o, (batch * heads + h) * v);
+      clear(out, v);
+      if (seen <= 0) continue;
+      for (let s = 0; s < seen; s++) {
+        store<f32>(at(work, s), dot(query, at(key, ((batch * slots + s) * groups + g) * d), d));
+      }
+      softmax(work, seen, seen, scale);
+      for (let s = 0; s < seen; s++) {
+        addScaled(out, at(value, ((batch * slots + s) * groups + g) * valueLd), load<f32>(at(work, s)), v);
+      }
+    }
+  }
+}

@@ -1,0 +1,36 @@
+// Rows of a table by index: taken, added back, stored. Every index is checked: a wrong one would spoil the heap that
+// TensorFlow.js shares with us.
+
+import { addScaled, at, clear, copy } from "./math";
+
+/** The first of `count` indices outside 0..limit-1, or -1. */
+function firstOutside(indices: usize, count: i32, limit: i32): i32 {
+  for (let i = 0; i < count; i++) {
+    if (load<u32>(at(indices, i)) >= <u32>limit) return i;
+  }
+  return -1;
+}
+
+/** table: [tableRows, width], rows: int32 [count] -> y: [count, width]. Returns the first index outside, or -1. */
+export function takeRows(table: usize, rows: usize, y: usize, count: i32, width: i32, tableRows: i32): i32 {
+  const outside = firstOutside(rows, count, tableRows);
+  if (outside >= 0) return outside;
+  for (let i = 0; i < count; i++) copy(at(y, i * width), at(table, load<i32>(at(rows, i)) * width), width);
+  return -1;
+}
+
+/** dy: [count, width], rows: int32 [count] -> dtable: [tableRows, width]; rows are added in their order in dy. */
+export function takeRowsGradient(dy: usize, rows: usize, dtable: usize, count: i32, width: i32, tableRows: i32): void {
+  clear(dtable, tableRows * width);
+  for (let i = 0; i < count; i++) {
+    addScaled(at(dtable, load<i32>(at(rows, i)) * width), at(dy, i * width), 1, width);
+  }
+}
+
+/** target[slots[i]] = rows[i], in place. Returns the first slot outside (then nothing was stored), or -1. */
+export function storeRows(target: usize, rows: usize, slots: usize, count: i32, width: i32, targetRows: i32): i32 {
+  const outside = firstOutside(slots, count, targetRows);
+  if (outside >= 0) return outside;
+  for (let i = 0; i < count; i++) copy(at(target, load<i32>(at(slots, i)) * width), at(rows, i * width), width);
+  return -1;
+}

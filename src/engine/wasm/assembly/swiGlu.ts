@@ -1,0 +1,38 @@
+// SwiGLU: y = silu(gate) * up, silu(z) = z * sigmoid(z), and its gradient.
+
+import { at, sigmoid1, sigmoid4 } from "./math";
+
+export function swiGlu(gate: usize, up: usize, y: usize, n: i32): void {
+  let i = 0;
+  for (; i + 4 <= n; i += 4) {
+    const z = v128.load(at(gate, i));
+    v128.store(at(y, i), f32x4.mul(f32x4.mul(z, sigmoid4(z)), v128.load(at(up, i))));
+  }
+  for (; i < n; i++) {
+    const z = load<f32>(at(gate, i));
+    store<f32>(at(y, i), z * sigmoid1(z) * load<f32>(at(up, i)));
+  }
+}
+
+/** With s = sigmoid(gate): dgate = dy * up * s * (1 + gate * (1 - s)), dup = dy * gate * s. In place will do. */
+export function swiGluGradient(dy: usize, gate: usize, up: usize, dgate: usize, dup: usize, n: i32): void {
+  const one = f32x4.splat(1);
+  let i = 0;
+  for (; i + 4 <= n; i += 4) {
+    const z = v128.load(at(gate, i));
+    const g = v128.load(at(dy, i));
+    const s = sigmoid4(z);
+    const slope = f32x4.mul(s, f32x4.add(one, f32x4.mul(z, f32x4.sub(one, s))));
+    const ofGate = f32x4.mul(f32x4.mul(g, v128.load(at(up, i))), slope);
+    v128.store(at(dup, i), f32x4.mul(g, f32x4.mul(z, s)));
+    v128.store(at(dgate, i), ofGate);
+  }
+  for (; i < n; i++) {
+    const z = load<f32>(at(gate, i));
+    const g = load<f32>(at(dy, i));
+    const s = sigmoid1(z);
+    const ofGate = g * load<f32>(at(up, i)) * (s * (1 + z * (1 - s)));
+    store<f32>(at(dup, i), g * (z * s));
+    store<f32>(at(dgate, i), ofGate);
+  }
+}

@@ -1,0 +1,531 @@
+// Every operation's WebAssembly kernels, forward and backward, against its definition and autograd on the cpu backend.
+
+import { describe, expect, it } from "vitest";
+import { adamW, adamWReference, squaredNorm } from "../../../src/engine/ops/adamW.ts";
+import {
+  causalAttention,
+  causalAttentionReference,
+  decodeAttention,
+  decodeAttentionReference,
+} from "../../../src/engine/ops/attention.ts";
+import { experts, expertsReference } from "../../../src/engine/ops/experts.ts";
+import { headLoss, headLossReference } from "../../../src/engine/ops/headLoss.ts";
+import { matmul, matmulReference } from "../../../src/engine/ops/matmul.ts";
+import { rmsNorm, rmsNormReference } from "../../../src/engine/ops/rmsNorm.ts";
+import { rotate, rotateReference, type RotaryLayout } from "../../../src/engine/ops/rotate.ts";
+import { route, routeReference, type RouteOptions } from "../../../src/engine/ops/route.ts";
+import { storeRows } from "../../../src/engine/ops/storeRows.ts";
+import { swiGlu, swiGluReference } from "../../../src/engine/ops/swiGlu.ts";
+import { takeRows } from "../../../src/engine/ops/takeRows.ts";
+import { valueAndGradients } from "../../../src/engine/gradients.ts";
+import * as tf from "../../../src/engine/tf.ts";
+import {
+  activate,
+  expectAgreement,
+  expectClose,
+  expectSameBits,
+  floats,
+  integers,
+  ints,
+  normal,
+  run,
+  toTensor,
+  useBackend,
+  type Comparison,
+  type Plain,
+} from "../harness.ts";
+import { poison } from "./poison.ts";
+
+/** Agrees with the reference in memory that held NaN, and gives the same bits again. */
+async function expectKernel(comparison: Comparison): Promise<void> {
+  await expectAgreement("wasm", { ...comparison, poison });
+  const { inputs, trained, op } = comparison;
+  expectSameBits(await run(inputs, trained, op, poison), await run(inputs, trained, op));
+}
+
+describe("matmul on wasm", () => {
+  it.each([
+    [1, 1, 1],
+    [4, 8, 2], // one whole tile
+    [5, 9, 3], // one past the tile
+    [3, 7, 257], // inner size past one block
+    [129, 515, 5], // rows and columns past one block
+    [33, 40, 300],
+  ])("agrees with its reference for [%i, %i] over %i, in every layout", async (M, N, K) => {
+    for (const [transposeA, transposeB] of [
+      [false, false],
+      [false, true],
+      [true, false],
+      [true, true],
+    ]) {
+      await expectKernel({
+        inputs: {
+          a: normal(transposeA ? [K, M] : [M, K], 1),
+          b: normal(transposeB ? [N, K] : [K, N], 2),
+        },
+        trained: ["a", "b"],
+        op: ({ a, b }) => matmul(a, b, transposeA, transposeB),
+        reference: ({ a, b }) => matmulReference(a, b, transposeA, transposeB),
+      });
+    }
+  });
+
+  it("gives zeros where the inner size is 0", async () => {
+    await activate("wasm");
+    poison();
+    const c = matmul(tf.zeros([3, 0]), tf.zeros([0, 9]));
+    expect([...(await c.data())]).toEqual(new Array(27).fill(0));
+  });
+});
+
+describe("rmsNorm on wasm", () => {
+  it.each([
+    [1, 2],
+    [3, 65],
+    [70, 4],
+    [5, 96],
+  ])("agrees with its reference on [2, %i, %i]", async (rows, width) => {
+    await expectKernel({
+      inputs: { x: normal([2, rows, width], 1, 3), weight: normal([width], 2) },
+      trained: ["x", "weight"],
+      op: ({ x, weight }) => rmsNorm(x, weight, 1e-6),
+      reference: ({ x, weight }) => rmsNormReference(x, weight, 1e-6),
+    });
+  });
+
+  it("stays finite on rows of zeros", async () => {
+    await expectKernel({
+      inputs: { x: floats([2, 5], new Array(10).fill(0)), weight: normal([5], 2) },
+      trained: ["x", "weight"],
+      op: ({ x, weight }) => rmsNorm(x, weight, 1e-6),
+      reference: ({ x, weight }) => rmsNormReference(x, weight, 1e-6),
+    });
+  });
+});
+
+describe("swiGlu on wasm", () => {
+  it.each([[1], [7], [130]])("agrees with its reference on [3, %i]", async (width) => {
+    await expectKernel({
+      inputs: { gate: normal([3, width], 1, 4), up: normal([3, width], 2) },
+      trained: ["gate", "up"],
+      op: ({ gate, up }) => swiGlu(gate, up),
+      reference: ({ gate, up }) => swiGluReference(gate, up),
+    });
+  });
+
+  it("is right where the exponential ends", async () => {
+    await expectKernel({
+      inputs: { gate: floats([9], [-200, -100, -88, -60, 0, 60, 88, 100, 200]), up: normal([9], 2) },
+      trained: ["gate", "up"],
+      op: ({ gate, up }) => swiGlu(gate, up),
+      reference: ({ gate, up }) => swiGluReference(gate, up),
+    });
+  });
+});
+
+describe("rotate on wasm", () => {
+  const cases: [RotaryLayout, number, number][] = [
+    ["interleaved", 2, 5],
+    ["interleaved", 8, 8],
+    ["interleaved", 14, 17],
+    ["half", 2, 5],
+    ["half", 8, 8],
+    ["half", 14, 17],
+  ];
+  it.each(cases)("agrees with its reference, %s, the last %i of %i entries", async (layout, P, D) => {
+    await expectKernel({
+      inputs: {
+        x: normal([2, 3, 5, D], 1),
+        positions: integers([2, 3], 7, 2),
+        cos: normal([7, P / 2], 3),
+        sin: normal([7, P / 2], 4),
+      },
+      trained: ["x"],
+      op: ({ x, positions, cos, sin }) => rotate(x, positions, { cos, sin, layout }),
+      reference: ({ x, positions, cos, sin }) => rotateReference(x, positions, { cos, sin, layout }),
+    });
+  });
+
+  it("refuses a position that the table lacks", async () => {
+    await activate("wasm");
+    const table = { cos: tf.ones([4, 1]), sin: tf.zeros([4, 1]), layout: "half" } as const;
+    expect(() => rotate(tf.ones([1, 2, 1, 2]), tf.tensor2d([[3, 4]], [1, 2], "int32"), table)).toThrow(/position 4/);
+  });
+});
+
+describe("causalAttention on wasm", () => {
+  it.each([
+    // B, T, H, G, K, P, V
+    [1, 1, 1, 1, 1, 0, 1],
+    [2, 7, 3, 3, 5, 0, 4], // several heads
+    [2, 9, 6, 2, 8, 0, 8], // grouped queries
+    [2, 65, 2, 1, 4, 0, 3], // one past a block of queries
+    [2, 64, 2, 2, 4, 4, 8], // whole blocks and tiles, MLA
+    [3, 13, 3, 3, 6, 3, 5], // MLA, odd
+    [1, 130, 4, 2, 3, 2, 6], // MLA with groups, three blocks
+  ])("agrees with its reference for B %i, T %i, H %i, G %i, K %i, P %i, V %i", async (B, T, H, G, K, P, V) => {
+    const inputs: Record<string, Plain> = {
+      q: normal([B, T, H, K + P], 1),
+      k: normal([B, T, G, K], 2),
+      v: normal([B, T, G, V], 3),
+    };
+    if (P > 0) inputs.shared = normal([B, T, P], 4);
+    await expectKernel({
+      inputs,
+      trained: Object.keys(inputs),
+      op: ({ q, k, v, shared }) => causalAttention(q, k, v, shared ?? null, 0.7),
+      reference: ({ q, k, v, shared }) => causalAttentionReference(q, k, v, shared ?? null, 0.7),
+    });
+  });
+
+  it("stays right with large logits", async () => {
+    await expectKernel({
+      inputs: { q: normal([1, 9, 2, 4], 1, 30), k: normal([1, 9, 2, 4], 2, 30), v: normal([1, 9, 2, 4], 3) },
+      trained: ["v"], // Of q and k nothing is left but rounding: the probabilities are 0 and 1.
+      op: ({ q, k, v }) => causalAttention(q, k, v, null, 1),
+      reference: ({ q, k, v }) => causalAttentionReference(q, k, v, null, 1),
+      tolerance: 1e-4, // Logits of several thousand keep four digits after the point in float32.
+    });
+  });
+
+  it("does not let a token see a later one", async () => {
+    await activate("wasm");
+    const [q, k, v] = [1, 2, 3].map((seed) => normal([1, 70, 2, 4], seed));
+    const changed = { ...k, values: k.values.map((x, i) => (i >= 69 * 8 ? x + 5 : x)) };
+    const results = [];
+    for (const keys of [k, changed]) {
+      const inputs = { q, k: keys, v };
+      results.push(await run(inputs, [], (t) => causalAttention(t.q, t.k, t.v, null, 1).slice([0, 0], [1, 69])));
+    }
+    expectSameBits(results[0], results[1]);
+  });
+});
+
+describe("decodeAttention on wasm", () => {
+  it.each([
+    // H, G, D, V, whether the value is part of the key
+    [1, 1, 1, 1, false],
+    [6, 2, 8, 5, false],
+    [3, 1, 11, 7, true],
+    [4, 1, 48, 32, true],
+  ])("agrees with its reference for H %i, G %i, D %i, V %i, latent %s", async (H, G, D, V, latent) => {
+    const inputs: Record<string, Plain> = {
+      q: normal([3, H, D], 1),
+      k: normal([3, 9, G, D], 2),
+      lengths: ints([3], [1, 9, 4]),
+    };
+    if (!latent) inputs.v = normal([3, 9, G, V], 3);
+    await expectKernel({
+      inputs,
+      trained: [],
+      op: ({ q, k, v, lengths }) => decodeAttention(q, k, v ?? null, V, lengths, 0.6),
+      reference: ({ q, k, v, lengths }) => decodeAttentionReference(q, k, v ?? null, V, lengths, 0.6),
+    });
+  });
+
+  it("agrees with causal attention's last token", async () => {
+    await activate("wasm");
+    const [q, k, v] = [1, 2, 3].map((seed) => toTensor(normal([2, 11, 4, 6], seed)));
+    const whole = causalAttention(q, k, v, null, 0.5).slice([0, 10], [2, 1]).reshape([2, 4, 6]);
+    const last = q.slice([0, 10], [2, 1]).reshape([2, 4, 6]);
+    const step = decodeAttention(last, k, v, 6, tf.tensor1d([11, 11], "int32"), 0.5);
+    const [a, b] = [await step.data(), await whole.data()].map((values) => floats([2, 4, 6], [...values]));
+    expectClose("one step", a, b, 1e-5);
+  });
+});
+
+describe("route on wasm", () => {
+  const options: RouteOptions = { topK: 2, scoring: "sigmoid", normalize: true, scale: 1, groups: 1, groupsKept: 1 };
+  const cases: [string, number, Partial<RouteOptions>][] = [
+    ["sigmoid, normalized", 8, {}],
+    ["sigmoid, as they are, scaled", 7, { normalize: false, scale: 2.5 }],
+    ["softmax", 9, { scoring: "softmax", normalize: false, topK: 3 }],
+    ["softmax, normalized", 5, { scoring: "softmax", scale: 1.5 }],
+    ["groups", 12, { groups: 4, groupsKept: 2, topK: 3, scale: 2 }],
+    ["groups of one", 6, { groups: 6, groupsKept: 3 }],
+    ["all experts", 3, { topK: 3 }],
+  ];
+  it.each(cases)("agrees with its reference: %s of %i", async (_, E, change) => {
+    await expectKernel({
+      inputs: { logits: normal([13, E], 1, 2), bias: normal([E], 2, 0.3) },
+      trained: ["logits"],
+      op: ({ logits, bias }) => outputsOf(route(logits, bias, { ...options, ...change })),
+      reference: ({ logits, bias }) => outputsOf(routeReference(logits, bias, { ...options, ...change })),
+    });
+  });
+
+  it("gives the only expert the whole weight", async () => {
+    await activate("wasm"); // The definition needs two: tf.oneHot does.
+    poison();
+    const { weights, experts: chosen } = route(tf.tensor2d([[-3], [2]]), tf.zeros([1]), { ...options, topK: 1 });
+    expect([[...(await weights.data())], [...(await chosen.data())]]).toEqual([
+      [1, 1],
+      [0, 0],
+    ]);
+  });
+
+  it("takes the first of equals", async () => {
+    await expectKernel({
+      inputs: { logits: floats([2, 5], [1, 1, 1, 1, 1, 0, 2, 0, 2, 2]), bias: floats([5], [0, 0, 0, 0, 0]) },
+      trained: ["logits"],
+      op: ({ logits, bias }) => outputsOf(route(logits, bias, options)),
+      reference: ({ logits, bias }) => outputsOf(routeReference(logits, bias, options)),
+    });
+  });
+
+  function outputsOf({ weights, experts: chosen }: { weights: tf.Tensor; experts: tf.Tensor }): tf.Tensor[] {
+    return [weights, chosen];
+  }
+});
+
+describe("experts on wasm", () => {
+  const cases: [string, number, number, number, number[]][] = [
+    // N, D, topK, widths
+    ["one of one", 1, 1, 1, [1]],
+    ["two of four, alike", 11, 6, 2, [8, 8, 8, 8]],
+    ["ragged, one of width 0", 13, 5, 2, [3, 0, 9, 1, 6]],
+    ["more rows of one expert than are taken at a time", 300, 4, 1, [5, 3]],
+    ["all experts, several chunks", 290, 3, 3, [2, 4, 5]],
+  ];
+  it.each(cases)("agrees with its reference: %s", async (_, N, D, topK, widths) => {
+    const offsets = [0];
+    for (const width of widths) offsets.push(offsets.at(-1)! + width);
+    const S = offsets.at(-1)!;
+    const inputs = {
+      x: normal([N, D], 1),
+      chosen: distinct(N, topK, widths.length),
+      weights: normal([N, topK], 3),
+      gate: normal([S, D], 4),
+      up: normal([S, D], 5),
+      down: normal([D, S], 6),
+    };
+    const comparison = {
+      inputs,
+      op: ({ x, chosen, weights, gate, up, down }: Record<string, tf.Tensor>) =>
+        experts(x, chosen, weights, { gate, up, down, offsets }),
+      reference: ({ x, chosen, weights, gate, up, down }: Record<string, tf.Tensor>) =>
+        expertsReference(x, chosen, weights, { gate, up, down, offsets }),
+    };
+    await expectKernel({ ...comparison, trained: ["x", "weights", "gate", "up", "down"] });
+    await expectKernel({ ...comparison, trained: ["x", "weights"] }); // Frozen experts.
+  });
+
+  it("gives zero gradients to experts that no token went to", async () => {
+    const weights = { gate: normal([6, 3], 4), up: normal([6, 3], 5), down: normal([3, 6], 6) };
+    await expectKernel({
+      inputs: { x: normal([4, 3], 1), chosen: ints([4, 1], [2, 2, 0, 2]), weights: normal([4, 1], 3), ...weights },
+      trained: ["x", "weights", "gate", "up", "down"],
+      op: (t) => experts(t.x, t.chosen, t.weights, { gate: t.gate, up: t.up, down: t.down, offsets: [0, 2, 4, 6] }),
+      reference: (t) =>
+        expertsReference(t.x, t.chosen, t.weights, { gate: t.gate, up: t.up, down: t.down, offsets: [0, 2, 4, 6] }),
+    });
+  });
+
+  it("gives gradients to weights that are computed from what is differentiated by", async () => {
+    const inputs = {
+      x: normal([5, 3], 1),
+      chosen: ints([5, 1], [0, 1, 1, 0, 1]),
+      weights: normal([5, 1], 3),
+      gate: normal([4, 3], 4),
+      up: normal([4, 3], 5),
+      down: normal([3, 4], 6),
+    };
+    const doubled = (t: Record<string, tf.Tensor>) => ({
+      gate: t.gate.mul(2),
+      up: t.up.mul(2),
+      down: t.down.mul(2),
+      offsets: [0, 2, 4],
+    });
+    await expectKernel({
+      inputs,
+      trained: ["gate", "up", "down"],
+      op: (t) => experts(t.x, t.chosen, t.weights, doubled(t)),
+      reference: (t) => expertsReference(t.x, t.chosen, t.weights, doubled(t)),
+    });
+  });
+
+  it("refuses an expert that is not there", async () => {
+    await activate("wasm");
+    const [x, w] = [tf.ones([1, 2]), tf.ones([2, 2])];
+    const p = { gate: w, up: w, down: w, offsets: [0, 1, 2] };
+    expect(() => experts(x, tf.tensor2d([[2]], [1, 1], "int32"), tf.ones([1, 1]), p)).toThrow(/expert 2 is not/);
+  });
+
+  /** For each of N rows topK different numbers below E. */
+  function distinct(N: number, topK: number, E: number): Plain {
+    const starts = integers([N], E, 2).values;
+    return ints(
+      [N, topK],
+      [...starts].flatMap((start) => Array.from({ length: topK }, (_, k) => (start + k) % E)),
+    );
+  }
+});
+
+describe("takeRows on wasm", () => {
+  it.each([
+    [1, 1],
+    [5, 7],
+    [9, 96],
+  ])("agrees with its reference for a table of [%i, %i], rows taken several times", async (V, D) => {
+    await expectKernel({
+      inputs: { table: normal([V, D], 1), rows: integers([3, 11], V, 2) },
+      trained: ["table"],
+      op: ({ table, rows }) => takeRows(table, rows),
+      reference: ({ table, rows }) => tf.gather(table, rows),
+    });
+  });
+
+  it("refuses a row that the table lacks", async () => {
+    await activate("wasm");
+    expect(() => takeRows(tf.ones([3, 2]), tf.tensor1d([0, -1], "int32"))).toThrow(/row -1 is not/);
+    expect(() => takeRows(tf.ones([3, 2]), tf.tensor1d([3], "int32"))).toThrow(/row 3 is not/);
+  });
+});
+
+describe("headLoss on wasm", () => {
+  it.each([
+    [1, 1, 2],
+    [5, 3, 7],
+    [256, 4, 256], // whole blocks
+    [257, 5, 300], // one past a block
+    [3, 9, 515],
+  ])("agrees with its reference for %i tokens of width %i, %i words, some rows of weight 0", async (M, D, V) => {
+    const inputs = {
+      h: normal([M, D], 1),
+      weight: normal([V, D], 2),
+      targets: integers([M], V, 3),
+      weights: { ...normal([M], 4), values: normal([M], 4).values.map((w, i) => (i % 3 === 1 ? 0 : w)) },
+    };
+    const comparison = {
+      inputs,
+      op: (t: Record<string, tf.Tensor>) => headLoss(t.h, t.weight, t.targets, t.weights),
+      reference: (t: Record<string, tf.Tensor>) => headLossReference(t.h, t.weight, t.targets, t.weights),
+    };
+    await expectKernel({ ...comparison, trained: ["h", "weight"] });
+    await expectKernel({ ...comparison, trained: ["h"] }); // A frozen head.
+  });
+
+  it("stays right with large logits", async () => {
+    await expectKernel({
+      inputs: {
+        h: normal([4, 6], 1, 30),
+        weight: normal([300, 6], 2, 10),
+        targets: integers([4], 300, 3),
+        weights: floats([4], [0.25, 0.25, 0.25, 0.25]),
+      },
+      trained: ["h", "weight"],
+      op: (t) => headLoss(t.h, t.weight, t.targets, t.weights),
+      reference: (t) => headLossReference(t.h, t.weight, t.targets, t.weights),
+      tolerance: 1e-4, // Logits of several hundred keep five digits after the point in float32.
+    });
+  });
+
+  it("gives a gradient to a weight that is computed from what is differentiated by", async () => {
+    await expectKernel({
+      inputs: {
+        h: normal([4, 6], 1),
+        weight: normal([9, 6], 2),
+        targets: integers([4], 9, 3),
+        weights: normal([4], 4),
+      },
+      trained: ["weight"],
+      op: (t) => headLoss(t.h, t.weight.mul(2), t.targets, t.weights),
+      reference: (t) => headLossReference(t.h, t.weight.mul(2), t.targets, t.weights),
+    });
+  });
+
+  it("refuses a target that is no word, except in padding", async () => {
+    await activate("wasm");
+    const [h, weight, targets] = [tf.ones([2, 3]), tf.ones([4, 3]), tf.tensor1d([1, -100], "int32")];
+    expect(() => headLoss(h, weight, targets, tf.tensor1d([0.5, 0.5]))).toThrow(/target -100 is not/);
+    expect((await headLoss(h, weight, targets, tf.tensor1d([1, 0])).data())[0]).toBeCloseTo(Math.log(4), 6);
+  });
+});
+
+describe("storeRows on wasm", () => {
+  it("writes the rows and nothing else", async () => {
+    const [target, rows, slots] = [normal([2, 5, 3], 1), normal([4, 3], 2), ints([4], [9, 0, 3, 4])];
+    const stored: Plain[] = [];
+    for (const backend of ["cpu", "wasm"] as const) {
+      await activate(backend);
+      const tensor = toTensor(target);
+      storeRows(tensor, toTensor(rows), toTensor(slots));
+      stored.push(floats(target.shape, [...(await tensor.data())]));
+    }
+    expectSameBits({ stored: stored[1] }, { stored: stored[0] });
+  });
+
+  it("refuses a slot outside the target and leaves it as it was", async () => {
+    await activate("wasm");
+    const target = tf.zeros([2, 2]);
+    expect(() => storeRows(target, tf.ones([2, 2]), tf.tensor1d([0, 2], "int32"))).toThrow(/slot 2 is not/);
+    expect([...(await target.data())]).toEqual([0, 0, 0, 0]);
+  });
+});
+
+describe("adamW on wasm", () => {
+  useBackend("wasm");
+
+  it.each([
+    ["clipped", 0.5],
+    ["not clipped", 100],
+    ["never clipped", 0],
+  ])("agrees with its reference over several steps, %s", async (_, clipNorm) => {
+    const shape = [3, 7];
+    const parameter = toTensor(normal(shape, 1));
+    const moments = { m: tf.zeros(shape), v: tf.zeros(shape) };
+    const [p, m, v] = [normal(shape, 1).values as Float32Array, new Float32Array(21), new Float32Array(21)];
+    for (let step = 1; step <= 4; step++) {
+      const gradient = normal(shape, 10 + step);
+      const settings = { learningRate: 0.03, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, step, clipNorm };
+      const norm = Math.sqrt([...gradient.values].reduce((sum, g) => sum + g * g, 0));
+      adamWReference(p, gradient.values as Float32Array, m, v, norm, settings);
+      const g = toTensor(gradient);
+      adamW(parameter, g, moments, squaredNorm([g]), settings);
+    }
+    const found = [parameter, moments.m, moments.v];
+    for (const [i, want] of [p, m, v].entries()) {
+      expectClose(`tensor ${i}`, floats(shape, [...(await found[i].data())]), floats(shape, [...want]), 1e-6);
+    }
+  });
+
+  it("measures the squared norm over all gradients", async () => {
+    const gradients = [normal([5, 3], 1), normal([1], 2), normal([130], 3)];
+    const want = gradients.flatMap(({ values }) => [...values]).reduce((sum, g) => sum + g * g, 0);
+    const found = await squaredNorm(gradients.map(toTensor)).data();
+    expect(found[0] / want).toBeCloseTo(1, 6);
+  });
+});
+
+describe("the exponential of the kernels", () => {
+  useBackend("wasm");
+
+  it("is right to a relative error of 2e-7", async () => {
+    // silu(-x) / -x = sigmoid(-x) = 1 / (1 + e^x): where x is large, the exponential alone.
+    const xs = Float32Array.from({ length: 4001 }, (_, i) => 20 + (i * 60) / 4000);
+    const y = await swiGlu(tf.tensor1d(xs).neg(), tf.tensor1d(xs.map((x) => -1 / x))).data();
+    const worst = xs.reduce((most, x, i) => Math.max(most, Math.abs(y[i] * (1 + Math.exp(x)) - 1)), 0);
+    expect(worst).toBeLessThan(4e-7); // The division, 1 / x and two products round too.
+  });
+
+  it("gives the same derivative as a difference of the loss", async () => {
+    const [h, weight] = [toTensor(normal([2, 3], 1)), toTensor(normal([5, 3], 2))];
+    const [targets, weights] = [tf.tensor1d([1, 4], "int32"), tf.tensor1d([0.5, 0.5])];
+    const { gradients } = valueAndGradients(() => headLoss(h, weight, targets, weights), [h]);
+    const step = 1e-2;
+    const at = (change: number) =>
+      headLoss(
+        h.add(
+          tf.tensor2d([
+            [change, 0, 0],
+            [0, 0, 0],
+          ]),
+        ),
+        weight,
+        targets,
+        weights,
+      );
+    const [up, down] = [(await at(step).data())[0], (await at(-step).data())[0]];
+    expect((await gradients[0].data())[0]).toBeCloseTo((up - down) / (2 * step), 4);
+  });
+});
