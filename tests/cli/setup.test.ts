@@ -13,6 +13,14 @@ beforeEach(() => {
 
 afterEach(() => rmSync(folder, { recursive: true }));
 
+/** A new executable file in the folder. */
+function executable(name: string): string {
+  const path = join(folder, name);
+  writeFileSync(path, "#!/bin/sh\n");
+  chmodSync(path, 0o755);
+  return path;
+}
+
 describe("checkNode", () => {
   it.each(["20.19.0", "20.20.2", "22.0.0", "24.1.0"])("accepts Node %s", (version) => {
     expect(() => checkNode(version)).not.toThrow();
@@ -56,13 +64,6 @@ describe("dependenciesInstalled", () => {
 });
 
 describe("findChromium", () => {
-  function executable(name: string): string {
-    const path = join(folder, name);
-    writeFileSync(path, "#!/bin/sh\n");
-    chmodSync(path, 0o755);
-    return path;
-  }
-
   it("prefers the one that CHROMIUM names", () => {
     executable("chromium");
     const named = executable("my-browser");
