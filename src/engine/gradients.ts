@@ -25,3 +25,9 @@ export function valueAndGradients(f: () => tf.Scalar, xs: tf.Tensor[]): { value:
     leaves = outer;
   }
 }
+
+/** The same content off the tape: no gradient passes. Shares memory with `x`; the two are disposed of independently. */
+export function detached(x: tf.Tensor): tf.Tensor {
+  tf.backend().incRef(x.dataId);
+  return tf.engine().makeTensorFromTensorInfo({ dataId: x.dataId, shape: x.shape, dtype: x.dtype });
+}

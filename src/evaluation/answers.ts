@@ -37,7 +37,7 @@ export async function askAll(
   options: AskOptions,
 ): Promise<Graded | null> {
   const startedMs = performance.now();
-  const prompts = cases.map((item) => promptIds(tokenizer, item.question, mode));
+  const prompts = cases.map((item) => Int32Array.from(promptIds(tokenizer, item.question, mode)));
   // Questions of like length side by side: less padding. The order of the results is the cases'.
   const order = cases.map((_, i) => i).sort((a, b) => prompts[a].length - prompts[b].length || a - b);
   const replies: number[][] = new Array(cases.length);

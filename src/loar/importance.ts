@@ -8,7 +8,7 @@ import type { DeepSeekConfig, Qwen2Config } from "../formats/hfConfig.ts";
 import { languageModelLoss, type Layer, type Model } from "../models/decoder.ts";
 import type { Batch } from "../protocol/data.ts";
 import type { LayerScores, Scores } from "../protocol/report.ts";
-import { lossInput } from "../training/step.ts";
+import { lossInput } from "../training/loss.ts";
 
 /**
  * Score every unit on these samples (batches of one row each).
@@ -25,7 +25,7 @@ export async function scoreUnits(
   model: Model,
   samples: Batch[],
   method: Scores["method"],
-  onProgress: (done: number) => void = () => {},
+  onProgress: (done: number) => Promise<void> | void = () => {},
 ): Promise<Scores> {
   if (samples.length < 2) {
     throw new Error(`Scoring needs at least 2 cases and has ${samples.length}. Add cases.`);
@@ -34,7 +34,7 @@ export async function scoreUnits(
   for (const [i, sample] of samples.entries()) {
     const perLayer = method === "gateFisher" ? await gates(model, sample) : await meanMagnitudes(model, sample);
     perLayer.forEach((layer, l) => addLayer(halves[i % 2][l], layer, method));
-    onProgress(i + 1);
+    await onProgress(i + 1);
   }
   const counts = [Math.ceil(samples.length / 2), Math.floor(samples.length / 2)];
   const layers = halves[0].map((first, l) => {

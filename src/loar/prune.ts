@@ -5,6 +5,7 @@ import * as tf from "../engine/tf.ts";
 import type { DeepSeekConfig, LayerSizes, ModelConfig, Qwen2Config } from "../formats/hfConfig.ts";
 import type { Attention } from "../models/attention.ts";
 import type { Layer, Model } from "../models/decoder.ts";
+import { keepAll } from "./budget.ts";
 import type { GroupedAttention } from "../models/groupedAttention.ts";
 import type { Linear, Mlp } from "../models/layers.ts";
 import type { LayerPlan, Plan } from "../protocol/report.ts";
@@ -167,4 +168,10 @@ function sizesOf({ selfAttn: p, mlp }: Layer, config: ModelConfig): LayerSizes {
     sharedIntermediateSize: mlp.sharedExperts ? mlp.sharedExperts.gateProj.weight.shape[0]! : 0,
     expertIntermediateSizes: offsets.slice(1).map((to, e) => to - offsets[e]),
   };
+}
+
+/** A copy with weights of its own. */
+export function copyModel(model: Model): Model {
+  const layers = model.layers.map((layer) => keepAll(layer, model));
+  return { ...prune(model, { layers, removedParameters: 0, removedShare: 0 }), config: model.config };
 }

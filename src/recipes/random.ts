@@ -1,5 +1,7 @@
 // Seeded random numbers for the generators of data: the n-th number of a stream is a pure function of (keys, n).
 
+import { philox2x32, randomUnit } from "../data/shuffle.ts";
+
 export interface Random {
   /** Uniform in [0, 1). */
   next(): number;
@@ -13,13 +15,12 @@ export interface Random {
 
 /** A stream of random numbers named by its keys (seed, split, index, ...): the same keys, the same stream. */
 export function randomStream(...keys: (number | string)[]): Random {
-  let state = 0x9e3779b9;
+  let [seed, stream] = [0, 0];
   for (const key of keys) {
-    state = mix(state ^ (typeof key === "string" ? hashText(key) : hashNumber(key)));
+    [seed, stream] = philox2x32(typeof key === "string" ? hashText(key) : key, stream, seed);
   }
-  const base = state;
   let drawn = 0;
-  const next = (): number => mix(base + Math.imul(++drawn, 0x9e3779b9)) / 2 ** 32;
+  const next = (): number => randomUnit(seed, stream, drawn++);
   const integer = (count: number): number => Math.floor(next() * count);
   return {
     next,
@@ -47,18 +48,6 @@ export function pickWeighted<T extends { weight: number }>(random: Random, entri
     }
   }
   return entries[entries.length - 1]; // Rounding can leave a sliver above the last weight.
-}
-
-/** The finaliser of MurmurHash3: every input bit changes about half of the output bits. */
-function mix(value: number): number {
-  let bits = value | 0;
-  bits = Math.imul(bits ^ (bits >>> 16), 0x85ebca6b);
-  bits = Math.imul(bits ^ (bits >>> 13), 0xc2b2ae35);
-  return (bits ^ (bits >>> 16)) >>> 0;
-}
-
-function hashNumber(value: number): number {
-  return mix((value >>> 0) ^ mix(Math.floor(value / 2 ** 32) + 1));
 }
 
 /** FNV-1a over UTF-16 units. */

@@ -1,6 +1,7 @@
 // The router of a mixture of experts: which experts a token goes to, and with what weights.
 // DeepSeek-V3 section 2.1.2: sigmoid scores, a bias that only takes part in the choice. V2: softmax, no bias.
 
+import { detached } from "../gradients.ts";
 import { defineOp, hasKernel, runOp, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
 import { at, cpu, make, workspace } from "../wasm/heap.ts";
@@ -35,7 +36,7 @@ export function route(
   }
   if (!hasKernel("Route")) return routeReference(logits, bias, options);
   const [weights, experts] = runOps("Route", { logits, bias }, options) as [tf.Tensor, tf.Tensor];
-  return { experts, weights };
+  return { experts: detached(experts), weights };
 }
 
 /** The definition in plain operations. */
@@ -61,7 +62,8 @@ export function routeReference(
     return tf.topk(choice, topK).indices; // int32 [N, topK]
   };
   // The choice has no gradient, and TensorFlow.js stops at one that it does not know.
-  const experts = tf.customGrad((s) => ({ value: choose(s as tf.Tensor), gradFunc: () => tf.zeros([N, E]) }))(scores);
+  const onTape = tf.customGrad((s) => ({ value: choose(s as tf.Tensor), gradFunc: () => tf.zeros([N, E]) }))(scores);
+  const experts = detached(onTape);
   const chosen = tf
     .oneHot(experts as tf.Tensor2D, E)
     .mul(scores.expandDims(1))

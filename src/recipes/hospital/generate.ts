@@ -229,7 +229,7 @@ function subsets(items: string[], size: number): string[][] {
   return items.flatMap((item, index) => subsets(items.slice(index + 1), size - 1).map((rest) => [item, ...rest]));
 }
 
-function normalise(text: string): string {
+export function normalise(text: string): string {
   return text
     .normalize("NFKC")
     .toLowerCase()

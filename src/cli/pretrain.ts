@@ -1,0 +1,198 @@
+// `npm run pretrain`: train a base model from fresh weights on public texts and generated exercises.
+
+import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { CORPORA, CORPUS_FILES, type CorpusName, readCorpus } from "../data/corpus.ts";
+import { openTokenizer } from "../data/tokenizer.ts";
+import { startBackend } from "../engine/backend.ts";
+import { modelSize, saveModel } from "../models/weights.ts";
+import type { TextSource } from "../recipes/packing.ts";
+import { modelOfCheckpoint, pretrain, type PretrainSettings, type PretrainState } from "../recipes/pretrain.ts";
+import { randomStream } from "../recipes/random.ts";
+import { endWith, oneOf, readArguments, UsageError, wholeNumber } from "./arguments.ts";
+import { wasmUrl } from "./wasmUrl.ts";
+
+const HELP = `Pretrain a base model. Started again with the same --out, it goes on from its last checkpoint.
+
+  npm run pretrain -- --data FOLDER --out FOLDER [--model FOLDER] [--steps N] [--publish]
+
+  --data FOLDER    holds the public texts: ${CORPORA.join(", ")}, cc-cedict
+  --out FOLDER     checkpoints and loss curve (curve.jsonl)
+  --model FOLDER   config.json and tokenizer of the model (public/models/deepseek-nano)
+  --steps N        steps of 8 rows of 256 tokens (4000); a run's length must stay the same when it is resumed
+  --backend NAME   wasm or cpu (wasm)
+  --publish        write the last checkpoint's weights to --model as model.safetensors (float16), train nothing
+  --help           this text
+`;
+
+const options = {
+  data: { type: "string" },
+  out: { type: "string" },
+  model: { type: "string", default: join("public", "models", "deepseek-nano") },
+  steps: { type: "string", default: "4000" },
+  backend: { type: "string", default: "wasm" },
+  publish: { type: "boolean", default: false },
+  help: { type: "boolean", short: "h", default: false },
+} as const;
+
+const SETTINGS: Omit<PretrainSettings, "steps"> = {
+  rows: 8,
+  length: 256,
+  learningRate: 3e-3,
+  weightDecay: 0.1,
+  balanceSpeed: 1e-3,
+  drillShare: 0.55,
+  questionWeight: 0.1,
+  seed: 20,
+  checkpointEvery: 100,
+  validateEvery: 200,
+};
+
+/** Share of the texts, by documents of about the same length. */
+const WEIGHTS: Record<CorpusName, number> = {
+  "books-en-simple": 35,
+  "zh-novels": 12,
+  "tatoeba-cmn": 20,
+  crosswoz: 10,
+  gsm8k: 8,
+  "toyhom-medical-zh": 15,
+};
+
+/** Texts are cut into documents of about this many characters. */
+const DOCUMENT_CHARACTERS = 700;
+
+await endWith(async () => {
+  const { values } = readArguments({ options, args: process.argv.slice(2) });
+  if (values.help) {
+    process.stdout.write(HELP);
+    return 0;
+  }
+  if (!values.out) throw new UsageError("--out wants the folder of checkpoints. See --help.");
+  const steps = wholeNumber("steps", values.steps, 1, 10_000_000);
+  mkdirSync(values.out, { recursive: true });
+  await startBackend({ prefer: oneOf("backend", values.backend, ["wasm", "cpu"] as const), wasmUrl: wasmUrl() });
+  const config = readJson(values.model, "config.json");
+  const from = lastCheckpoint(values.out);
+  if (values.publish) {
+    if (!from) throw new UsageError(`${values.out} has no checkpoint to publish. Train first.`);
+    await publish(config, from, values.model);
+    return 0;
+  }
+  if (!values.data) throw new UsageError("--data wants the folder of the public texts. See --help.");
+  const tokenizer = openTokenizer(
+    readJson(values.model, "tokenizer.json"),
+    readJson(values.model, "tokenizer_config.json"),
+  );
+  let stopping = false;
+  process.once("SIGINT", () => {
+    stopping = true;
+  });
+  const out = values.out;
+  const curve = join(out, "curve.jsonl");
+  await pretrain(
+    config,
+    tokenizer,
+    textSources(values.data, SETTINGS.seed),
+    { ...SETTINGS, steps },
+    {
+      onEvent: (event) => {
+        appendFileSync(curve, `${JSON.stringify(event)}\n`);
+        if (event.type === "validated") {
+          process.stdout.write(
+            `step ${event.step}: text ${event.textLoss.toFixed(3)}, exercises ${event.drillLoss.toFixed(3)} nats per token\n`,
+          );
+        } else if (event.step % 20 === 0) {
+          const { step, loss, tokensPerSecond, worstLoad } = event;
+          process.stdout.write(
+            `step ${step}/${steps} loss ${loss.toFixed(3)}, ${tokensPerSecond.toFixed(0)} tokens/s, ` +
+              `busiest expert ${worstLoad.toFixed(1)} times the mean\n`,
+          );
+        }
+      },
+      saveCheckpoint: async (state, tensors) => saveCheckpoint(out, state, tensors),
+      stopping: () => stopping,
+    },
+    from ?? undefined,
+  );
+  return 0;
+});
+
+/** Documents by weight; every fiftieth of each set is kept for validation. */
+function textSources(folder: string, seed: number): { training: TextSource; validation: TextSource } {
+  const simplified = JSON.parse(read(folder, "cc-cedict", "trad2simp.json")) as Record<string, string>;
+  const sets = CORPORA.map((name) => {
+    const documents = cut(readCorpus(name, read(folder, name, CORPUS_FILES[name]), simplified));
+    return {
+      weight: WEIGHTS[name],
+      training: documents.filter((_, i) => i % 50 !== 0),
+      validation: documents.filter((_, i) => i % 50 === 0),
+    };
+  });
+  const total = sets.reduce((sum, { weight }) => sum + weight, 0);
+  const source =
+    (split: "training" | "validation"): TextSource =>
+    (index) => {
+      const random = randomStream("text", seed, split, index);
+      let point = random.next() * total;
+      const set = sets.find(({ weight }) => (point -= weight) < 0) ?? sets[0];
+      return random.pick(set[split]);
+    };
+  return { training: source("training"), validation: source("validation") };
+}
+
+/** Whole lines, joined up to about DOCUMENT_CHARACTERS. */
+function cut(documents: string[]): string[] {
+  const parts: string[] = [];
+  let part = "";
+  for (const line of documents.flatMap((document) => document.split("\n"))) {
+    if (line.trim() === "") continue;
+    part = part === "" ? line : `${part}\n${line}`;
+    if (part.length < DOCUMENT_CHARACTERS) continue;
+    parts.push(part);
+    part = "";
+  }
+  return part === "" ? parts : [...parts, part];
+}
+
+function saveCheckpoint(out: string, state: PretrainState, tensors: Uint8Array): void {
+  const file = `checkpoint-${state.step}.safetensors`;
+  writeFileSync(join(out, file), tensors);
+  // The state names its tensors and replaces the one before in one move: a checkpoint is whole or not there.
+  writeFileSync(join(out, "state.json.new"), JSON.stringify({ ...state, file }));
+  renameSync(join(out, "state.json.new"), join(out, "state.json"));
+}
+
+function lastCheckpoint(out: string): { state: PretrainState; tensors: Uint8Array } | null {
+  const path = join(out, "state.json");
+  if (!existsSync(path)) return null;
+  const { file, ...state } = JSON.parse(readFileSync(path, "utf8")) as PretrainState & { file: string };
+  return { state, tensors: readFileSync(join(out, file)) };
+}
+
+async function publish(
+  config: unknown,
+  { state, tensors }: { state: PretrainState; tensors: Uint8Array },
+  folder: string,
+): Promise<void> {
+  const model = modelOfCheckpoint(config, tensors);
+  const bytes = await saveModel(model, "F16");
+  writeFileSync(join(folder, "model.safetensors"), bytes);
+  process.stdout.write(
+    `${modelSize(model).total} parameters after ${state.step} steps, ${state.tokens} tokens, ` +
+      `${(state.seconds / 60).toFixed(0)} minutes: ${join(folder, "model.safetensors")}, ${bytes.length} bytes\n`,
+  );
+}
+
+function readJson(folder: string, file: string): unknown {
+  return JSON.parse(readFileSync(join(folder, file), "utf8"));
+}
+
+function read(folder: string, corpus: string, file: string): string {
+  const path = join(folder, corpus, file);
+  if (!existsSync(path)) {
+    throw new UsageError(
+      `${path} is not there. The texts are public but not part of this repository: name their folder.`,
+    );
+  }
+  return readFileSync(path, "utf8");
+}

@@ -1,0 +1,380 @@
+// A recipe from its first stage to its last: the same on the page and on the command line, and resumable anywhere.
+
+import type { AnswerMode, Batch } from "../protocol/data.ts";
+import { makeBatch } from "../data/batches.ts";
+import { exampleOf } from "../data/chat.ts";
+import { checkTokenizerFits, openTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import type { BackendChoice } from "../engine/backend.ts";
+import * as tf from "../engine/tf.ts";
+import { askAll } from "../evaluation/answers.ts";
+import { measureLatency } from "../evaluation/latency.ts";
+import { readConfig, writeConfig } from "../formats/hfConfig.ts";
+import { planByBudget } from "../loar/budget.ts";
+import { scoreUnits } from "../loar/importance.ts";
+import { copyModel, prune } from "../loar/prune.ts";
+import type { Model } from "../models/decoder.ts";
+import { disposeModel, linearSlots, loadModel, modelSize, type NamedTensor, namedWeights } from "../models/weights.ts";
+import type { ChainsStage, Recipe, RecoverStage, SftStage, Stage } from "../protocol/recipe.ts";
+import type { EvaluationPoint, Report, StageResultKind } from "../protocol/report.ts";
+import type { Checkpoint, ModelFiles, RunEnd, RunHost, RunState } from "../protocol/run.ts";
+import { ESPALIER_VERSION } from "../protocol/version.ts";
+import { packCheckpoint, restoreOptimizer, unpackCheckpoint } from "../training/checkpoint.ts";
+import { attachLora, detachLora, loraTensors, mergeLora } from "../training/lora.ts";
+import { batchLoss } from "../training/loss.ts";
+import { createOptimizer, DEFAULT_OPTIMIZER, disposeOptimizer, type Optimizer } from "../training/optimizer.ts";
+import { learningRateAt } from "../training/schedule.ts";
+import { train } from "../training/train.ts";
+import { isUnfrozen, unfrozenLayers } from "../training/unfreeze.ts";
+import { batcher, batchShape, type ModeRule } from "./batching.ts";
+import { exportRun } from "./exports.ts";
+import { type OpenStudy, openStudy } from "./studies.ts";
+
+/** Prompts measured for speed: a page of text, a short reply. */
+const LATENCY = { rows: 8, promptTokens: 128, newTokens: 16, repeats: 7 };
+
+/** What a run holds while it goes. */
+interface Run {
+  recipe: Recipe;
+  host: RunHost;
+  files: ModelFiles;
+  tokenizer: Tokenizer;
+  open: OpenStudy;
+  model: Model;
+  /** Of the stage under way, kept between its checkpoint and its end. */
+  optimizer: Optimizer | null;
+  state: RunState;
+  startedMs: number;
+}
+
+/** Thrown inside to leave a run between two steps; the run can go on from its last checkpoint. */
+class Stopped extends Error {}
+
+/**
+ * Run a recipe, or go on from a checkpoint. The backend must have been started.
+ *
+ * Rejects if the run cannot go on; what was stored stays.
+ */
+export async function runRecipe(
+  recipe: Recipe,
+  host: RunHost,
+  backend: BackendChoice,
+  from?: Checkpoint,
+): Promise<RunEnd> {
+  const run = await openRun(recipe, host, backend, from);
+  try {
+    await evaluateOnce(run, "before");
+    while (run.state.stage < recipe.stages.length) {
+      await runStage(run, recipe.stages[run.state.stage]);
+      run.state.stage += 1;
+      run.state.part = "control";
+      run.state.step = 0;
+      await checkpoint(run);
+    }
+    return { type: "finished", report: await finish(run) };
+  } catch (error) {
+    if (error instanceof Stopped) return { type: "stopped" };
+    throw error;
+  } finally {
+    if (run.optimizer) disposeOptimizer(run.optimizer);
+    disposeModel(run.model);
+  }
+}
+
+async function openRun(recipe: Recipe, host: RunHost, backend: BackendChoice, from?: Checkpoint): Promise<Run> {
+  const files = await host.readModel(recipe.model);
+  const tokenizer = openTokenizer(files.tokenizer, files.tokenizerConfig);
+  const config = readConfig(from ? from.state.config : files.config);
+  checkTokenizerFits(tokenizer, config.vocabSize);
+  const open = await openStudy(recipe.study, host);
+  const shared = { recipe, host, files, tokenizer, open, optimizer: null, startedMs: performance.now() };
+  if (!from) {
+    const model = loadModel(config, files.weights);
+    return { ...shared, model, state: firstState(recipe, model, backend, host) };
+  }
+  const { model, moments } = unpackCheckpoint(config, from.tensors, loraScale(recipe));
+  const run: Run = { ...shared, model, state: structuredClone(from.state) };
+  if (moments.size > 0) {
+    const stage = recipe.stages[run.state.stage] as RecoverStage | ChainsStage | SftStage;
+    run.optimizer = createOptimizer(trainedBy(stage, model), DEFAULT_OPTIMIZER);
+    restoreOptimizer(run.optimizer, moments, from.state.step);
+  }
+  return run;
+}
+
+/** alpha / rank of the adapter that a recipe's stages share. */
+function loraScale(recipe: Recipe): number {
+  const stage = recipe.stages.find((one) => one.kind === "chains" || (one.kind === "sft" && one.method === "lora"));
+  return stage && "rank" in stage ? stage.alpha / stage.rank : 1;
+}
+
+function firstState(recipe: Recipe, model: Model, backend: BackendChoice, host: RunHost): RunState {
+  const size = modelSize(model);
+  const report: Report = {
+    schemaVersion: 1,
+    recipe,
+    seed: recipe.seed,
+    environment: {
+      backend: backend.name,
+      device: backend.device,
+      reason: backend.reason,
+      espalier: ESPALIER_VERSION,
+      tensorflowJs: tf.version_core,
+      host: host.description,
+    },
+    model: { name: recipe.model, before: size, after: size },
+    scores: null,
+    plan: null,
+    stages: [],
+    evaluations: [],
+    latency: null,
+    files: [],
+    seconds: 0,
+  };
+  return {
+    schemaVersion: 1,
+    recipe,
+    stage: 0,
+    step: 0,
+    report,
+    curve: [],
+    tokens: 0,
+    seconds: 0,
+    part: "control",
+    config: writeConfig(model.config),
+  };
+}
+
+async function runStage(run: Run, stage: Stage): Promise<void> {
+  switch (stage.kind) {
+    case "score":
+      return score(run, stage.method, stage.cases);
+    case "prune":
+      return cut(run, stage.removeParameters);
+    case "recover":
+      await trainStage(run, stage, "recover", (place) => (place % 2 === 0 ? "chain" : "direct"));
+      return evaluateOnce(run, "recovered");
+    case "chains":
+      return chains(run, stage);
+    case "sft":
+      if (stage.method === "unfreeze") mergeLora(run.model);
+      else if (loraTensors(run.model).length === 0) attachLora(run.model, { ...stage, seed: run.recipe.seed });
+      await trainStage(run, stage, "sft", (place) => (place % 2 === 0 ? "chain" : "direct"));
+      return evaluateOnce(run, "sft");
+  }
+}
+
+/** Score on chains: what a model that reasons must keep shows in its reasoning, not in other text. */
+async function score(run: Run, method: "gateFisher" | "meanGradient", cases: number): Promise<void> {
+  const { state, open, tokenizer, model, host } = run;
+  const done = beginStage(run, "score", 0);
+  const chosen = open.study.train.slice(0, cases);
+  const samples = chosen.map((item) => makeBatch([exampleOf(tokenizer, item, "chain")], batchShape(longest(model))));
+  const startedMs = performance.now();
+  state.report.scores = await scoreUnits(model, samples, method, async (count) => {
+    host.onEvent({ type: "scoring", done: count, total: samples.length });
+    await stopPoint(run);
+  });
+  state.seconds = (performance.now() - startedMs) / 1000;
+  state.tokens = samples.reduce((total, sample) => total + sample.tokens, 0);
+  host.onEvent({ type: "scored", scores: state.report.scores });
+  done(0);
+}
+
+async function cut(run: Run, share: number): Promise<void> {
+  const { state, host } = run;
+  if (!state.report.plan) {
+    if (!state.report.scores) throw new Error("A prune stage needs a score stage before it. Add one to the recipe.");
+    const done = beginStage(run, "prune", 0);
+    const whole = run.model;
+    const plan = planByBudget(whole, state.report.scores, share);
+    const pruned = prune(whole, plan);
+    const [before, after] = await measureLatency([whole, pruned], LATENCY, (count) =>
+      host.onEvent({ type: "measuringLatency", done: count, total: LATENCY.repeats }),
+    );
+    run.model = pruned;
+    disposeModel(whole);
+    state.report.plan = plan;
+    state.report.latency = { before, after };
+    state.report.model.after = modelSize(pruned);
+    state.config = writeConfig(pruned.config);
+    host.onEvent({ type: "pruned", plan });
+    done(0);
+    await checkpoint(run);
+  }
+  await evaluateOnce(run, "pruned");
+}
+
+/** With a control, the same cases are first learned without their chains, by an adapter that is then thrown away. */
+async function chains(run: Run, stage: ChainsStage): Promise<void> {
+  const fresh = () => attachLora(run.model, { ...stage, seed: run.recipe.seed });
+  if (run.state.part === "control") {
+    if (stage.control) {
+      if (loraTensors(run.model).length === 0) fresh();
+      await trainStage(run, stage, "directControl", () => "direct");
+      await evaluateOnce(run, "directControl", ["direct"]);
+      detachLora(run.model);
+    }
+    run.state.part = "main";
+    run.state.step = 0;
+  }
+  if (loraTensors(run.model).length === 0) fresh();
+  await trainStage(run, stage, "chains", () => "chain");
+  await evaluateOnce(run, "chains");
+}
+
+async function trainStage(
+  run: Run,
+  stage: RecoverStage | ChainsStage | SftStage,
+  kind: StageResultKind,
+  modeOf: ModeRule,
+): Promise<void> {
+  const { recipe, state, host, model } = run;
+  if (state.report.stages.some((done) => done.kind === kind)) return; // Resumed in the evaluation after it.
+  const done = beginStage(run, kind, stage.steps);
+  run.optimizer ??= createOptimizer(trainedBy(stage, model), DEFAULT_OPTIMIZER);
+  const batchAt = batcher(
+    run.tokenizer,
+    run.open.study.train,
+    modeOf,
+    stage.batch,
+    longest(model),
+    // The chains and their control see the same cases in the same order.
+    recipe.seed + state.stage,
+  );
+  const gradual = stage.kind === "sft" && stage.method === "unfreeze";
+  const depth = model.layers.length;
+  await train(model, run.optimizer, {
+    from: state.step,
+    steps: stage.steps,
+    batchAt,
+    learningRateAt: (step) => learningRateAt(step, stage.steps, stage.learningRate),
+    trains: gradual ? (name, step) => isUnfrozen(name, unfrozenLayers(step, stage.steps, depth), depth) : undefined,
+    onStep: async ({ step, loss, batch, seconds }) => {
+      state.step = step;
+      state.tokens += batch.tokens;
+      state.seconds += seconds;
+      state.curve.push([step, loss]);
+      host.onEvent({ type: "step", kind, step, steps: stage.steps, loss, tokensPerSecond: batch.tokens / seconds });
+      if (step % recipe.checkpointEvery === 0 || step === stage.steps || host.stopping()) await checkpoint(run);
+    },
+    stopping: () => host.stopping(),
+  });
+  if (state.step < stage.steps) throw new Stopped();
+  const trainable = trainedBy(stage, model).reduce((total, { tensor }) => total + tensor.size, 0);
+  disposeOptimizer(run.optimizer);
+  run.optimizer = null;
+  done(trainable);
+  await checkpoint(run);
+}
+
+/** What a stage trains: the adapters, or every weight but the router's balancing bias. */
+function trainedBy(stage: RecoverStage | ChainsStage | SftStage, model: Model): NamedTensor[] {
+  const adapters = stage.kind === "chains" || (stage.kind === "sft" && stage.method === "lora");
+  if (adapters) return loraTensors(model);
+  return namedWeights(model).filter(({ name }) => !name.endsWith("e_score_correction_bias"));
+}
+
+/** Tell that a stage begins; the function it returns enters the result in the report. */
+function beginStage(run: Run, kind: StageResultKind, steps: number): (trainable: number) => void {
+  const { state, host, recipe } = run;
+  host.onEvent({ type: "stageStarted", stage: state.stage, stages: recipe.stages.length, kind, steps });
+  if (state.step === 0) Object.assign(state, { curve: [], tokens: 0, seconds: 0 });
+  return (trainableParameters) => {
+    const { curve, tokens, seconds } = state;
+    const tenth = Math.max(1, Math.round(curve.length / 10));
+    const mean = (part: [number, number][]) =>
+      part.length === 0 ? null : part.reduce((total, [, loss]) => total + loss, 0) / part.length;
+    const result = {
+      kind,
+      steps,
+      seconds,
+      tokensPerSecond: seconds > 0 ? tokens / seconds : 0,
+      lossStart: mean(curve.slice(0, tenth)),
+      lossEnd: mean(curve.slice(-tenth)),
+      curve,
+      trainableParameters,
+    };
+    state.report.stages.push(result);
+    host.onEvent({ type: "stageEnded", result });
+    Object.assign(state, { curve: [], tokens: 0, seconds: 0 });
+  };
+}
+
+/** Ask the test cases in each mode, unless that is in the report already. Adapters are merged into a copy for speed. */
+async function evaluateOnce(
+  run: Run,
+  point: EvaluationPoint,
+  modes: AnswerMode[] = ["direct", "chain"],
+): Promise<void> {
+  const { state, recipe, open, tokenizer, host } = run;
+  const missing = modes.filter((mode) => !state.report.evaluations.some((e) => e.point === point && e.mode === mode));
+  if (missing.length === 0) return;
+  const adapted = linearSlots(run.model).some(({ linear }) => linear.lora);
+  const model = adapted ? copyModel(run.model) : run.model;
+  if (adapted) mergeLora(model);
+  try {
+    const cases = open.study.test.slice(0, recipe.evaluation.cases);
+    for (const mode of missing) {
+      const tell = (done: number) => host.onEvent({ type: "evaluating", point, mode, done, total: cases.length });
+      tell(0);
+      const graded = await askAll(model, tokenizer, cases, mode, open.grader, {
+        maxNewTokens: mode === "chain" ? recipe.evaluation.maxNewTokens : shortReply(run),
+        batch: recipe.evaluation.batch,
+        eosTokenId: tokenizer.control.eos,
+        onProgress: tell,
+        stopping: () => host.stopping(),
+      });
+      if (!graded) throw new Stopped();
+      const evaluation = { ...graded, point, loss: await validationLoss(run, model, mode) };
+      state.report.evaluations.push(evaluation);
+      host.onEvent({ type: "evaluated", evaluation });
+    }
+  } finally {
+    if (adapted) disposeModel(model);
+  }
+}
+
+/** A direct answer needs no more tokens than the longest answer of the study, its end included. */
+function shortReply({ open, tokenizer }: Run): number {
+  const longestAnswer = Math.max(...open.study.train.map(({ answer }) => tokenizer.encodeText(answer).length));
+  return longestAnswer + 4;
+}
+
+/** Mean nats per target token over the validation cases. */
+async function validationLoss(run: Run, model: Model, mode: AnswerMode): Promise<number> {
+  const examples = run.open.study.validation.map((item) => exampleOf(run.tokenizer, item, mode));
+  let [nats, tokens] = [0, 0];
+  for (let from = 0; from < examples.length; from += 16) {
+    const batch: Batch = makeBatch(examples.slice(from, from + 16), batchShape(longest(model)));
+    nats += (await batchLoss(model, batch)) * batch.trainedTokens;
+    tokens += batch.trainedTokens;
+  }
+  return nats / tokens;
+}
+
+/** Longest sequence the model has positions for. */
+function longest(model: Model): number {
+  return model.rope.cos.shape[0]!;
+}
+
+async function checkpoint(run: Run): Promise<void> {
+  const { state, host, model, optimizer } = run;
+  const tensors = await packCheckpoint(model, optimizer);
+  await host.saveCheckpoint({ state: structuredClone(state), tensors });
+  host.onEvent({ type: "checkpointed", stage: state.stage, step: state.step });
+}
+
+async function stopPoint({ host }: Run): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve));
+  if (host.stopping()) throw new Stopped();
+}
+
+async function finish(run: Run): Promise<Report> {
+  const { state, host, startedMs } = run;
+  const report = state.report;
+  report.seconds = report.stages.reduce((total, stage) => total + stage.seconds, 0);
+  report.seconds = Math.max(report.seconds, (performance.now() - startedMs) / 1000);
+  report.files = await exportRun(run.model, run.files, report, host);
+  host.onEvent({ type: "finished", report });
+  return report;
+}
