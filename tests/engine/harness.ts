@@ -3,6 +3,7 @@
 
 import { readFileSync } from "node:fs";
 import { beforeAll } from "vitest";
+import { provideWebGpu } from "../../src/cli/webgpu.ts";
 import { startBackend, type BackendName } from "../../src/engine/backend.ts";
 import { valueAndGradients } from "../../src/engine/gradients.ts";
 import * as tf from "../../src/engine/tf.ts";
@@ -17,9 +18,12 @@ export async function activate(name: BackendName): Promise<void> {
     await tf.setBackend(name);
     return;
   }
+  if (name === "webgpu") await provideWebGpu("software");
   const wasmUrl = `data:application/wasm;base64,${readFileSync(WASM_FILE).toString("base64")}`;
   const choice = await startBackend({ prefer: name, wasmUrl });
   if (choice.name !== name) throw new Error(`wanted the backend ${name}, got ${choice.name}: ${choice.reason}`);
+  // Small tensors would be computed on the processor and hide the GPU's faults.
+  if (name === "webgpu") tf.env().set("WEBGPU_CPU_FORWARD", false);
   started.add(name);
 }
 

@@ -1,5 +1,6 @@
 // Rotary position embedding (Su et al., 2021, eq. 34) on the last P entries of each head.
 
+import { allocate, groupsFor, launch } from "../launch.ts";
 import { defineOp, hasKernel, runOp } from "../op.ts";
 import * as tf from "../tf.ts";
 import { at, cpu, make, view } from "../wasm/heap.ts";
@@ -68,6 +69,22 @@ defineOp<Attributes>({
     if (wrong >= 0) throw new Error(`rotate: position ${view(positions)[wrong]} is not among the table's ${known}`);
     return y;
   },
+  webgpu: ({ x, positions, cos, sin }, { layout, inverse }) => {
+    const y = allocate(x.shape);
+    const [H, D] = x.shape.slice(2);
+    const [known, half] = cos.shape;
+    const size = tf.util.sizeFromShape(x.shape);
+    launch({
+      name: "rotate",
+      source: rotation(layout),
+      reads: { x, positions, cos, sin },
+      writes: { y },
+      sizes: { size, perToken: H * D, D, half, known },
+      numbers: { direction: inverse ? -1 : 1, none: Number.NaN },
+      workgroups: groupsFor(size),
+    });
+    return y;
+  },
   gradient: ([dy], [positions, cos, sin], { layout, inverse }) => ({
     x: () => runOp("Rotate", { x: dy, positions, cos, sin }, { layout, inverse: !inverse }),
     positions: () => tf.zerosLike(positions),
@@ -75,3 +92,27 @@ defineOp<Attributes>({
     sin: () => tf.zerosLike(sin),
   }),
 });
+
+// One thread per entry; it finds its partner in the pair. A position that the table lacks gives NaN.
+const rotation = (layout: RotaryLayout): string => /* wgsl */ `
+  fn main(group: u32, thread: u32) {
+    let i = group * THREADS + thread;
+    if (i >= u.size) { return; }
+    let plain = u.D - 2u * u.half;
+    let d = i % u.D;
+    if (d < plain) { y[i] = x[i]; return; }
+    let part = d - plain;
+    ${
+      layout === "interleaved"
+        ? "let pair = part / 2u; let second = part % 2u == 1u; let stride = 1u;"
+        : "let pair = part % u.half; let second = part >= u.half; let stride = u.half;"
+    }
+    let position = positions[i / u.perToken];
+    let known = position >= 0 && position < i32(u.known);
+    let angle = select(0u, u32(position), known) * u.half + pair;
+    let c = cos[angle];
+    let s = sin[angle] * u.direction;
+    let partner = select(i + stride, i - stride, second);
+    y[i] = select(u.none, x[i] * c + select(-s, s, second) * x[partner], known);
+  }
+`;
