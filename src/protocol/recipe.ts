@@ -79,7 +79,15 @@ export const RecipeSchema = v.object({
   /** Folder under public/models. */
   model: v.pipe(v.string(), v.regex(/^[\w.-]+$/)),
   study: StudySchema,
-  stages: v.pipe(v.array(StageSchema), v.minLength(1)),
+  stages: v.pipe(
+    v.array(StageSchema),
+    v.minLength(1),
+    v.check((stages) => new Set(stages.map(({ kind }) => kind)).size === stages.length, "each kind of stage once"),
+    v.check(
+      (stages) => stages.every(({ kind }, i) => kind !== "prune" || stages.slice(0, i).some((s) => s.kind === "score")),
+      "a prune stage needs a score stage before it",
+    ),
+  ),
   evaluation: v.object({
     /** Test cases asked at each point (the first so many). */
     cases: count(1, 10_000),

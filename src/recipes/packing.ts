@@ -66,5 +66,6 @@ export function packRow(
     ids.push(...part);
     weights.push(...part.map(() => 1));
   }
+  weights[0] = 0; // Nothing stands before it to predict it from.
   return { example: { ids: Int32Array.from(ids), weights: Float32Array.from(weights) }, state: next };
 }

@@ -10,7 +10,7 @@ import { observeLoad } from "../training/balance.ts";
 import { packCheckpoint, restoreOptimizer, unpackCheckpoint } from "../training/checkpoint.ts";
 import { batchLoss } from "../training/loss.ts";
 import { createOptimizer, type Optimizer } from "../training/optimizer.ts";
-import { learningRateAt } from "../training/schedule.ts";
+import { warmUpStableDecay } from "../training/schedule.ts";
 import { trainStep } from "../training/train.ts";
 import { batchShape } from "./batching.ts";
 import { FIRST_PACKER_STATE, type PackerSettings, type PackerState, packRow, type TextSource } from "./packing.ts";
@@ -64,7 +64,7 @@ export async function pretrain(
     const startedMs = performance.now();
     const { batch, next } = nextBatch(tokenizer, texts.training, packer, state.packer, settings.rows);
     const load = observeLoad();
-    const rate = learningRateAt(state.step, settings.steps, settings.learningRate);
+    const rate = warmUpStableDecay(state.step, settings.steps, settings.learningRate);
     const loss = await trainStep(model, optimizer, batch, rate, undefined, load.onRoute);
     const late = state.step > 0.9 * settings.steps;
     const worstLoad = await load.apply(model, late ? 0 : settings.balanceSpeed);

@@ -26,7 +26,7 @@ import { learningRateAt } from "../training/schedule.ts";
 import { train } from "../training/train.ts";
 import { isUnfrozen, unfrozenLayers } from "../training/unfreeze.ts";
 import { batcher, batchShape, type ModeRule } from "./batching.ts";
-import { exportRun } from "./exports.ts";
+import { exportAdapter, exportModel } from "./exports.ts";
 import { type OpenStudy, openStudy } from "./studies.ts";
 
 /** Prompts measured for speed: a page of text, a short reply. */
@@ -156,7 +156,7 @@ async function runStage(run: Run, stage: Stage): Promise<void> {
     case "chains":
       return chains(run, stage);
     case "sft":
-      if (stage.method === "unfreeze") mergeLora(run.model);
+      if (stage.method === "unfreeze") await closeAdapters(run);
       else if (loraTensors(run.model).length === 0) attachLora(run.model, { ...stage, seed: run.recipe.seed });
       await trainStage(run, stage, "sft", (place) => (place % 2 === 0 ? "chain" : "direct"));
       return evaluateOnce(run, "sft");
@@ -364,6 +364,12 @@ async function checkpoint(run: Run): Promise<void> {
   host.onEvent({ type: "checkpointed", stage: state.stage, step: state.step });
 }
 
+/** Write the adapters, with the model they fit, and merge them. */
+async function closeAdapters({ model, files, state, host }: Run): Promise<void> {
+  state.report.files.push(...(await exportAdapter(model, files, state.report, host)));
+  mergeLora(model);
+}
+
 async function stopPoint({ host }: Run): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve));
   if (host.stopping()) throw new Stopped();
@@ -374,7 +380,8 @@ async function finish(run: Run): Promise<Report> {
   const report = state.report;
   report.seconds = report.stages.reduce((total, stage) => total + stage.seconds, 0);
   report.seconds = Math.max(report.seconds, (performance.now() - startedMs) / 1000);
-  report.files = await exportRun(run.model, run.files, report, host);
+  await closeAdapters(run);
+  await exportModel(run.model, run.files, report, host);
   host.onEvent({ type: "finished", report });
   return report;
 }

@@ -2,6 +2,7 @@
 
 import { randomBits } from "../engine/random.ts";
 import * as tf from "../engine/tf.ts";
+import { type Adapter, adapterScale } from "../formats/peftAdapter.ts";
 import type { Model } from "../models/decoder.ts";
 import { type Linear, type Lora, mergedWeight } from "../models/layers.ts";
 import { linearSlots, type NamedTensor } from "../models/weights.ts";
@@ -67,4 +68,46 @@ function dropAdapter(linear: { lora?: Lora }): void {
   if (!linear.lora) return;
   tf.dispose([linear.lora.a, linear.lora.b]);
   delete linear.lora;
+}
+
+/** The adapters as plain values, e.g. to write PEFT's files. Throws if the model has none. */
+export async function adapterOf(model: Model, baseModel: string): Promise<Adapter> {
+  const modules: Adapter["modules"] = new Map();
+  let scale = 0;
+  let rank = 0;
+  for (const { name, linear } of linearSlots(model)) {
+    if (!linear.lora) continue;
+    const { a, b } = linear.lora;
+    const [out, width] = linear.weight.shape as [number, number];
+    [scale, rank] = [linear.lora.scale, a.shape[0]!];
+    modules.set(name, {
+      a: (await a.data()) as Float32Array,
+      b: (await b.data()) as Float32Array,
+      in: width,
+      out,
+    });
+  }
+  if (modules.size === 0) throw new Error("The model has no adapters. Attach and train them first.");
+  return { rank, alpha: scale * rank, rsLora: false, baseModel, modules };
+}
+
+/** Put the adapters of a PEFT file on the model. Throws if a module is not the model's or does not fit. */
+export function attachAdapter(model: Model, adapter: Adapter): void {
+  const slots = new Map(linearSlots(model).map(({ name, linear }) => [name, linear]));
+  for (const [name, pair] of adapter.modules) {
+    const linear = slots.get(name);
+    const shape = linear?.weight.shape;
+    if (!linear || shape?.[0] !== pair.out || shape[1] !== pair.in) {
+      throw new Error(
+        `The adapter's ${name} maps ${pair.in} to ${pair.out} values; the model ${shape ? `has ${shape[1]} to ${shape[0]} there` : "has no such module"}. ` +
+          "Load the base model that the adapter was trained on.",
+      );
+    }
+    if (linear.lora) throw new Error(`${name} has an adapter already: merge it or take it off first.`);
+    linear.lora = {
+      a: tf.tensor2d(pair.a, [adapter.rank, pair.in]),
+      b: tf.tensor2d(pair.b, [pair.out, adapter.rank]),
+      scale: adapterScale(adapter),
+    };
+  }
 }

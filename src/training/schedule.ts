@@ -11,3 +11,13 @@ export function learningRateAt(step: number, steps: number, peak: number): numbe
   const done = (step - warmUp) / Math.max(1, steps - warmUp);
   return peak * (0.1 + 0.9 * 0.5 * (1 + Math.cos(Math.PI * done)));
 }
+
+/**
+ * Linear warm-up over 100 steps, then constant, then over the last 30 % of the steps linearly down to a twentieth
+ * (the WSD schedule of Hu et al., 2024, section 4): until the decay begins, a run can be made longer or shorter.
+ */
+export function warmUpStableDecay(step: number, steps: number, peak: number): number {
+  const decayFrom = 0.7 * steps;
+  if (step < decayFrom) return peak * Math.min(1, (step + 1) / 100);
+  return peak * (1 - (0.95 * (step - decayFrom)) / (steps - decayFrom));
+}
