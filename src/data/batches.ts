@@ -54,7 +54,8 @@ export function makeBatch(examples: Example[], shape: BatchShape): Batch {
 
 /** The loss weights of the examples together: what to divide by when several batches make one step. */
 export function weightOf(examples: Example[]): number {
-  return examples.reduce((sum, { weights }) => weights.reduce((row, weight) => row + weight, sum), 0);
+  // Nothing stands before the first token, so its weight says nothing.
+  return examples.reduce((sum, { weights }) => weights.subarray(1).reduce((row, weight) => row + weight, sum), 0);
 }
 
 /** Which examples a row of `maxLength` tokens holds, and which are too long, by index. */
@@ -113,9 +114,9 @@ function check(examples: Example[], inputs: number[], maxLength: number): void {
   if (examples.length === 0)
     throw new Error("A batch of no examples was asked for. Choose data with at least one row.");
   examples.forEach(({ ids, weights }, index) => {
-    if (weights.length !== ids.length || weights[0] !== 0) {
+    if (weights.length !== ids.length || ids.length < 2) {
       throw new Error(
-        `Example ${index} has ${ids.length} tokens and ${weights.length} weights, the first ${weights[0]}: one a token is wanted, the first 0.`,
+        `Example ${index} has ${ids.length} tokens and ${weights.length} weights: at least 2 tokens are wanted and a weight for each.`,
       );
     }
     if (inputs[index] > maxLength) {

@@ -2,8 +2,8 @@
 
 import { shuffled } from "./shuffle.ts";
 
-export interface SplitShares {
-  /** Shares of the groups that are held out, 0 to 1; together below 1. */
+export interface SplitOptions {
+  /** Shares of the groups that are held out, from 0 up and together below 1. */
   validation: number;
   test: number;
   seed: number;
@@ -16,40 +16,62 @@ export interface Splits<Row> {
 }
 
 /**
- * Split rows at random, by seed. Rows of one group (a patient, a contract) stay together; without `groupOf` equal
- * texts do. Every share above 0 gets at least one group; so does training.
+ * Split rows at random, by seed. Rows of one group (a patient, a contract, equal questions) stay together.
+ *
+ * Every share above 0 gets at least one group, and so does training. Throws if there are too few groups for that.
  */
-export function split<Row>(rows: Row[], shares: SplitShares, groupOf: (row: Row) => string): Splits<Row> {
-  const { validation, test, seed } = shares;
+export function split<Row>(rows: Row[], options: SplitOptions, groupOf: (row: Row) => string): Splits<Row> {
+  const { validation, test, seed } = options;
   if (!(validation >= 0 && test >= 0 && validation + test < 1)) {
     throw new Error(
-      `Held-out shares of ${validation} and ${test} were asked for; from 0 up and together below 1 is wanted.`,
+      `Held-out shares of ${validation} and ${test} were asked for; they must be 0 or more and together below 1.`,
     );
   }
+  const groups = [...gather(rows, groupOf).values()];
+  const [fewestTest, fewestValidation] = [Math.ceil(test), Math.ceil(validation)]; // 1 where a share is wanted.
+  if (groups.length < 1 + fewestValidation + fewestTest) {
+    throw new Error(
+      `The rows make ${groups.length} different groups and ${1 + fewestValidation + fewestTest} are needed. Add rows, or hold out fewer parts.`,
+    );
+  }
+  const count = (share: number, fewest: number, most: number): number =>
+    Math.min(Math.max(Math.round(share * groups.length), fewest), most);
+  const testCount = count(test, fewestTest, groups.length - 1 - fewestValidation);
+  const validationCount = count(validation, fewestValidation, groups.length - 1 - testCount);
+
+  const order = shuffled(groups.length, seed, 0).map((index) => groups[index]);
+  return {
+    test: order.slice(0, testCount).flat(),
+    validation: order.slice(testCount, testCount + validationCount).flat(),
+    train: order.slice(testCount + validationCount).flat(),
+  };
+}
+
+/** The first row of each key, and how many others were left out. */
+export function withoutDuplicates<Row>(rows: Row[], keyOf: (row: Row) => string): { kept: Row[]; removed: number } {
+  const kept = [...gather(rows, keyOf).values()].map(([first]) => first);
+  return { kept, removed: rows.length - kept.length };
+}
+
+/** Keys that are in more than one part: held-out rows that training has seen. Empty is as it should be. */
+export function leaks<Row>({ train, validation, test }: Splits<Row>, keyOf: (row: Row) => string): string[] {
+  const parts = [train, validation, test].map((rows) => new Set(rows.map(keyOf)));
+  const all = parts.flatMap((keys) => [...keys]);
+  return [...new Set(all.filter((key) => parts.filter((keys) => keys.has(key)).length > 1))];
+}
+
+/** A text without what does not tell rows apart: width of characters, case, spaces. */
+export function textKey(text: string): string {
+  return text.normalize("NFKC").toLowerCase().replace(/\s+/g, " ").trim();
+}
+
+function gather<Row>(rows: Row[], keyOf: (row: Row) => string): Map<string, Row[]> {
   const groups = new Map<string, Row[]>();
   for (const row of rows) {
-    const key = groupOf(row);
+    const key = keyOf(row);
     const group = groups.get(key);
     if (group) group.push(row);
     else groups.set(key, [row]);
   }
-  const wanted = 1 + Math.sign(validation) + Math.sign(test);
-  if (groups.size < wanted) {
-    throw new Error(
-      `There are ${groups.size} different groups of rows and ${wanted} are needed for the splits. Add rows or hold out fewer.`,
-    );
-  }
-  return deal([...groups.values()], shares);
-
-  function deal(all: Row[][], { validation, test }: SplitShares): Splits<Row> {
-    const order = shuffled(all.length, seed, 0).map((index) => all[index]);
-    const count = (share: number): number => (share === 0 ? 0 : Math.max(1, Math.round(share * all.length)));
-    const testCount = Math.min(count(test), all.length - wanted + Math.sign(test));
-    const validationCount = Math.min(count(validation), all.length - testCount - 1);
-    return {
-      test: order.slice(0, testCount).flat(),
-      validation: order.slice(testCount, testCount + validationCount).flat(),
-      train: order.slice(testCount + validationCount).flat(),
-    };
-  }
+  return groups;
 }
