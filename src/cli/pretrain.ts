@@ -1,13 +1,19 @@
 // `npm run pretrain`: train a base model from fresh weights on public texts and generated exercises.
 
 import { appendFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { CORPORA, CORPUS_FILES, type CorpusName, readCorpus } from "../data/corpus.ts";
 import { openTokenizer } from "../data/tokenizer.ts";
 import { startBackend } from "../engine/backend.ts";
 import { modelSize, saveModel } from "../models/weights.ts";
 import type { TextSource } from "../recipes/packing.ts";
-import { modelOfCheckpoint, pretrain, type PretrainSettings, type PretrainState } from "../recipes/pretrain.ts";
+import {
+  modelOfCheckpoint,
+  pretrain,
+  type PretrainEvent,
+  type PretrainSettings,
+  type PretrainState,
+} from "../recipes/pretrain.ts";
 import { randomStream } from "../recipes/random.ts";
 import { endWith, oneOf, readArguments, UsageError, wholeNumber } from "./arguments.ts";
 import { wasmUrl } from "./wasmUrl.ts";
@@ -19,9 +25,9 @@ const HELP = `Pretrain a base model. Started again with the same --out, it goes 
   --data FOLDER    holds the public texts: ${CORPORA.join(", ")}, cc-cedict
   --out FOLDER     checkpoints and loss curve (curve.jsonl)
   --model FOLDER   config.json and tokenizer of the model (public/models/deepseek-nano)
-  --steps N        steps of 8 rows of 256 tokens (4000); a run's length must stay the same when it is resumed
+  --steps N        steps of 8 rows of 256 tokens (6000); a run may be made longer or shorter until 70 % of it are done
   --backend NAME   wasm or cpu (wasm)
-  --publish        write the last checkpoint's weights to --model as model.safetensors (float16), train nothing
+  --publish        write the last checkpoint to --model: model.safetensors (float16), README.md, curve.json; train nothing
   --help           this text
 `;
 
@@ -29,7 +35,7 @@ const options = {
   data: { type: "string" },
   out: { type: "string" },
   model: { type: "string", default: join("public", "models", "deepseek-nano") },
-  steps: { type: "string", default: "4000" },
+  steps: { type: "string", default: "6000" },
   backend: { type: "string", default: "wasm" },
   publish: { type: "boolean", default: false },
   help: { type: "boolean", short: "h", default: false },
@@ -40,7 +46,7 @@ const SETTINGS: Omit<PretrainSettings, "steps"> = {
   length: 256,
   learningRate: 3e-3,
   weightDecay: 0.1,
-  balanceSpeed: 1e-3,
+  balanceSpeed: 5e-3,
   drillShare: 0.55,
   questionWeight: 0.1,
   seed: 20,
@@ -75,7 +81,7 @@ await endWith(async () => {
   const from = lastCheckpoint(values.out);
   if (values.publish) {
     if (!from) throw new UsageError(`${values.out} has no checkpoint to publish. Train first.`);
-    await publish(config, from, values.model);
+    await publish(config, from, values.model, readCurve(values.out));
     return 0;
   }
   if (!values.data) throw new UsageError("--data wants the folder of the public texts. See --help.");
@@ -169,18 +175,89 @@ function lastCheckpoint(out: string): { state: PretrainState; tensors: Uint8Arra
   return { state, tensors: readFileSync(join(out, file)) };
 }
 
+/** What the training told, in order; after a resumed run the later telling of a step holds. */
+function readCurve(out: string): PretrainEvent[] {
+  const events = readFileSync(join(out, "curve.jsonl"), "utf8")
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as PretrainEvent);
+  const told = new Map(events.map((event) => [`${event.type} ${event.step}`, event]));
+  return [...told.values()].sort((a, b) => a.step - b.step);
+}
+
 async function publish(
   config: unknown,
   { state, tensors }: { state: PretrainState; tensors: Uint8Array },
   folder: string,
+  events: PretrainEvent[],
 ): Promise<void> {
   const model = modelOfCheckpoint(config, tensors);
   const bytes = await saveModel(model, "F16");
   writeFileSync(join(folder, "model.safetensors"), bytes);
-  process.stdout.write(
-    `${modelSize(model).total} parameters after ${state.step} steps, ${state.tokens} tokens, ` +
-      `${(state.seconds / 60).toFixed(0)} minutes: ${join(folder, "model.safetensors")}, ${bytes.length} bytes\n`,
+  const told = events.filter(({ step }) => step <= state.step);
+  const losses = told.flatMap((event) => (event.type === "step" ? [[event.step, round(event.loss)]] : []));
+  const validation = told.flatMap((event) =>
+    event.type === "validated" ? [[event.step, round(event.textLoss), round(event.drillLoss)]] : [],
   );
+  const curve = { columns: ["step", "text", "exercises"], validation, training: losses.filter((_, i) => i % 10 === 0) };
+  writeFileSync(join(folder, "curve.json"), `${JSON.stringify(curve)}\n`);
+  writeFileSync(join(folder, "README.md"), modelCard(basename(folder), modelSize(model).total, state, validation));
+  process.stdout.write(`${state.step} steps, ${state.tokens} tokens: ${join(folder, "model.safetensors")}\n`);
+}
+
+function round(loss: number): number {
+  return Math.round(loss * 1e4) / 1e4;
+}
+
+function modelCard(name: string, parameters: number, state: PretrainState, validation: number[][]): string {
+  const shown = validation.filter((_, i) => i % Math.ceil(validation.length / 8) === 0 || i === validation.length - 1);
+  const { rows, length, learningRate, weightDecay, drillShare, seed } = SETTINGS;
+  return `# ${name}
+
+A DeepSeek-V3 model in miniature (multi-head latent attention, a shared and eight routed experts of which each token
+uses two, tied embeddings): ${parameters} parameters, pretrained by Espalier itself. It is there to be pruned, tuned and
+measured in lessons. It knows next to nothing and gives no advice of any kind.
+
+## Training
+
+\`npm run pretrain -- --data FOLDER --out FOLDER --steps N\`, then \`--publish\`, which wrote this file.
+
+- ${state.step} steps of ${rows} rows of ${length} tokens: ${(state.tokens / 1e6).toFixed(1)} million tokens, ${(state.seconds / 60).toFixed(0)} minutes on one CPU core (WebAssembly).
+- AdamW (0.9, 0.95), peak learning rate ${learningRate}, weight decay ${weightDecay} on matrices, gradient norm at most 1; warm-up of 100
+  steps, constant, the last 30 % linearly down to a twentieth. Router biases balanced by ${SETTINGS.balanceSpeed} a step. Seed ${seed}.
+- Rows: ${Math.round(100 * drillShare)} % exercises that Espalier generates (\`src/recipes/drills.ts\`: copying, looking up, matching rules about animals,
+  orders, weather and made-up words, in the chat form and with the chains that the case studies use; no case of a study),
+  the rest public texts:
+
+| text | share of the documents | licence |
+| --- | --- | --- |
+${CORPORA.map((corpus) => `| ${SOURCES[corpus].title} | ${share(corpus)} % | ${SOURCES[corpus].licence} |`).join("\n")}
+
+Traditional Chinese characters were simplified by the table of CC-CEDICT (CC BY-SA 4.0). Rows of the medical questions that
+name a way to reach a person were left out.
+
+## Losses
+
+Mean nats per token on rows that training never saw; exercises: answers only. The whole curve is in \`curve.json\`.
+
+| step | public texts | exercises |
+| --- | --- | --- |
+${shown.map(([step, text, drills]) => `| ${step} | ${text.toFixed(3)} | ${drills.toFixed(3)} |`).join("\n")}
+`;
+}
+
+const SOURCES: Record<CorpusName, { title: string; licence: string }> = {
+  "books-en-simple": { title: "English public-domain books in simple prose", licence: "public domain" },
+  "zh-novels": { title: "Chinese vernacular novels", licence: "public domain; the compilation MIT" },
+  "tatoeba-cmn": { title: "Tatoeba sentence pairs, English and Chinese", licence: "CC BY 2.0 FR" },
+  crosswoz: { title: "CrossWOZ dialogues (Zhu et al., 2020)", licence: "Apache-2.0" },
+  gsm8k: { title: "GSM8K school arithmetic (Cobbe et al., 2021)", licence: "MIT" },
+  "toyhom-medical-zh": { title: "Chinese medical questions and answers (Toyhom)", licence: "MIT" },
+};
+
+function share(corpus: CorpusName): number {
+  const total = CORPORA.reduce((sum, name) => sum + WEIGHTS[name], 0);
+  return Math.round((100 * WEIGHTS[corpus]) / total);
 }
 
 function readJson(folder: string, file: string): unknown {

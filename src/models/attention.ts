@@ -8,7 +8,7 @@ import { causalAttention, decodeAttention } from "../engine/ops/attention.ts";
 import { type RopeTable, rotate } from "../engine/ops/rotate.ts";
 import * as tf from "../engine/tf.ts";
 import type { DeepSeekConfig } from "../formats/hfConfig.ts";
-import { type LayerCache, slotsOf, storeTokens } from "./kvCache.ts";
+import { type LayerCache, storeTokens } from "./kvCache.ts";
 import { type Linear, linear, mergedWeight, type Norm, norm, yarnGain } from "./layers.ts";
 
 /** Field names are the checkpoint's, in camel case. */
@@ -28,9 +28,13 @@ const INNER_EPS = 1e-6;
 /** Where the tokens of a forward pass stand, and the cache that takes their keys. */
 export interface Place {
   positions: tf.Tensor; // int32 [B, T]
-  cache?: LayerCache;
-  /** One new token per row: attend to the cache instead of to each other. */
-  decoding?: boolean;
+  cached?: {
+    cache: LayerCache;
+    /** Where in the cache, rows and slots folded, each token's entry goes. */
+    slots: tf.Tensor; // int32 [B*T]
+    /** With one new token per row: how many entries a row then has, for it to attend to. Null: a prompt, T tokens. */
+    lengths: tf.Tensor | null; // int32 [B]
+  };
 }
 
 /** x: [B, T, D] -> [B, T, D] */
@@ -49,10 +53,10 @@ export function attention(
   const [compressed, rotary] = tf.split(linear(p.kvAProjWithMqa, x), [R, P], -1) as [tf.Tensor, tf.Tensor];
   const latent = norm(p.kvALayernorm, compressed, INNER_EPS); // [B, T, R]
   const shared = rotate(rotary.reshape([B, T, 1, P]), place.positions, rope).reshape([B, T, P]);
-  if (place.cache) {
-    const entries = tf.concat([latent, shared], -1); // [B, T, R+P]
-    storeTokens(place.cache.keys, entries, slotsOf(place.positions, place.cache.keys.shape[1]!));
-    if (place.decoding) return linear(p.oProj, decode(q, place, place.cache, config)).reshape(x.shape);
+  if (place.cached) {
+    const { cache, slots, lengths } = place.cached;
+    storeTokens(cache.keys, tf.concat([latent, shared], -1), slots);
+    if (lengths) return linear(p.oProj, decode(q, cache, lengths, config)).reshape(x.shape);
   }
   const [k, v] = tf.split(linear(p.kvBProj, latent).reshape([B, T, H, N + V]), [N, V], -1) as [tf.Tensor, tf.Tensor];
   const heads = causalAttention(q, k, v, shared, softmaxScale(config)); // [B, T, H, V]
@@ -70,13 +74,12 @@ function queries(p: Attention, x: tf.Tensor): tf.Tensor {
  *
  * q: [B, 1, H, N+P] -> [B, H*V]
  */
-function decode(q: tf.Tensor, place: Place, cache: LayerCache, config: DeepSeekConfig): tf.Tensor {
+function decode(q: tf.Tensor, cache: LayerCache, lengths: tf.Tensor, config: DeepSeekConfig): tf.Tensor {
   const { kvLoraRank: R, qkNopeHeadDim: N, qkRopeHeadDim: P, vHeadDim: V } = config;
   const [B, , H] = q.shape as [number, number, number];
   const { keyUp, valueUp } = cache.absorbed!;
   const [plain, rotary] = tf.split(q.reshape([B, H, N + P]), [N, P], -1) as [tf.Tensor, tf.Tensor];
   const inLatent = tf.matMul(plain.transpose([1, 0, 2]), keyUp).transpose([1, 0, 2]); // [B, H, R]
-  const lengths = place.positions.reshape([B]).add(tf.scalar(1, "int32"));
   const query = tf.concat([inLatent, rotary], -1); // [B, H, R+P]
   const collected = decodeAttention(query, cache.keys, null, R, lengths, softmaxScale(config)); // [B, H, R]
   return tf

@@ -10,7 +10,7 @@ import * as tf from "../engine/tf.ts";
 import type { DeepSeekConfig, ModelConfig, Qwen2Config } from "../formats/hfConfig.ts";
 import { type Attention, attention, latentCache, type Place } from "./attention.ts";
 import { type GroupedAttention, groupedAttention, groupedCache } from "./groupedAttention.ts";
-import type { KvCache, LayerCache } from "./kvCache.ts";
+import { type KvCache, type LayerCache, slotsOf } from "./kvCache.ts";
 import { type Linear, type Mlp, mlp, type Norm, norm } from "./layers.ts";
 import { type Moe, moe, type RouteObserver } from "./moe.ts";
 
@@ -65,7 +65,9 @@ export function cachedHiddenStates(
   cache: KvCache,
   decoding: boolean,
 ): tf.Tensor {
-  const place = (layer: number): Place => ({ positions, cache: cache.layers[layer], decoding });
+  const slots = slotsOf(positions, cache.slots);
+  const lengths = decoding ? positions.reshape([-1]).add(tf.scalar(1, "int32")) : null;
+  const place = (layer: number): Place => ({ positions, cached: { cache: cache.layers[layer], slots, lengths } });
   return decode(model, takeRows(model.embedTokens, ids), place, {});
 }
 

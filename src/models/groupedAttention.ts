@@ -7,7 +7,7 @@ import { type RopeTable, rotate } from "../engine/ops/rotate.ts";
 import * as tf from "../engine/tf.ts";
 import type { Qwen2Config } from "../formats/hfConfig.ts";
 import type { Place } from "./attention.ts";
-import { type LayerCache, slotsOf, storeTokens } from "./kvCache.ts";
+import { type LayerCache, storeTokens } from "./kvCache.ts";
 import { type Linear, linear } from "./layers.ts";
 
 /** Field names are the checkpoint's, in camel case. */
@@ -34,13 +34,12 @@ export function groupedAttention(
   const q = rotate(linear(p.qProj, x).reshape([B, T, H, D]), place.positions, rope);
   const k = rotate(linear(p.kProj, x).reshape([B, T, G, D]), place.positions, rope);
   const v = linear(p.vProj, x).reshape([B, T, G, D]);
-  if (place.cache) {
-    const { keys, values } = place.cache;
-    const slots = slotsOf(place.positions, keys.shape[1]!);
+  if (place.cached) {
+    const { cache, slots, lengths } = place.cached;
+    const { keys, values } = cache;
     storeTokens(keys, k, slots);
     storeTokens(values!, v, slots);
-    if (place.decoding) {
-      const lengths = place.positions.reshape([B]).add(tf.scalar(1, "int32"));
+    if (lengths) {
       const collected = decodeAttention(q.reshape([B, H, D]), keys, values, D, lengths, scale); // [B, H, D]
       return linear(p.oProj, collected.reshape([B, T, H * D]));
     }

@@ -30,7 +30,7 @@ import { exportAdapter, exportModel } from "./exports.ts";
 import { type OpenStudy, openStudy } from "./studies.ts";
 
 /** Prompts measured for speed: a page of text, a short reply. */
-const LATENCY = { rows: 8, promptTokens: 128, newTokens: 16, repeats: 7 };
+const LATENCY = { rows: 16, promptTokens: 128, newTokens: 16, repeats: 9 };
 
 /** What a run holds while it goes. */
 interface Run {
