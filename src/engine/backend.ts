@@ -4,6 +4,7 @@ import "@tensorflow/tfjs-backend-cpu";
 import { setWasmPaths } from "@tensorflow/tfjs-backend-wasm";
 import { adapterFacts, findAdapter, startGpu } from "./device.ts";
 import * as tf from "./tf.ts";
+import "./wasm/stock.ts";
 
 export type BackendName = "webgpu" | "wasm" | "cpu";
 

@@ -178,6 +178,7 @@ export interface CpuKernels {
   takeRows(table: Address, rows: Address, y: Address, count: number, width: number, tableRows: number): number;
   takeRowsGradient(dy: Address, rows: Address, dtable: Address, count: number, width: number, tableRows: number): void;
   storeRows(target: Address, rows: Address, slots: Address, count: number, width: number, targetRows: number): number;
+  copyRows(from: Address, fromLd: number, to: Address, toLd: number, count: number, width: number): void;
   headLossBytes(): number;
   headLoss(
     h: Address,

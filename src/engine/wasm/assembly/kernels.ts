@@ -13,6 +13,6 @@ export {
 } from "./attention";
 export { route, routeGradient } from "./route";
 export { experts, expertsBytes, expertsGradient, expertsGradientBytes } from "./experts";
-export { storeRows, takeRows, takeRowsGradient } from "./rows";
+export { copyRows, storeRows, takeRows, takeRowsGradient } from "./rows";
 export { headLoss, headLossBytes, headLossGradient } from "./headLoss";
 export { adamW, squaredSum } from "./adamW";

@@ -34,3 +34,12 @@ export function storeRows(target: usize, rows: usize, slots: usize, count: i32, 
   for (let i = 0; i < count; i++) copy(at(target, load<i32>(at(slots, i)) * width), at(rows, i * width), width);
   return -1;
 }
+
+/** `count` rows of `width` elements, from rows `fromLd` apart to rows `toLd` apart. */
+export function copyRows(from: usize, fromLd: i32, to: usize, toLd: i32, count: i32, width: i32): void {
+  for (let i = 0; i < count; i++) {
+    copy(to, from, width);
+    from = at(from, fromLd);
+    to = at(to, toLd);
+  }
+}
