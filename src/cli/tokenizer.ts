@@ -1,6 +1,6 @@
 // `npm run tokenizer`: train the tokenizer of the small models on public texts and on what this project generates.
 
-import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type Bpe, tokenizerConfigJson, tokenizerJson, trainBpe, type WeightedText } from "../data/bpe.ts";
 import type { Exchange } from "../data/chat.ts";
@@ -55,6 +55,11 @@ await endWith(async () => {
     return 0;
   }
   if (!values.data) throw new UsageError("--data wants the folder of the public texts. See --help.");
+  if (existsSync(join(values.out, "model.safetensors"))) {
+    throw new UsageError(
+      `${values.out} holds a model, which a new tokenizer would make useless. Choose another --out, or remove the model.`,
+    );
+  }
   const vocabSize = wholeNumber("vocab", values.vocab, 512, 65_536);
   const started = performance.now();
   const bpe = trainBpe([...publicTexts(values.data), ...generatedTexts()], { vocabSize, maxTokenBytes: 18 });
