@@ -47,7 +47,10 @@ export interface CheckedChain {
 }
 
 type Split = "train" | "validation" | "test";
-type Settings = Required<HospitalOptions>;
+interface Settings extends Required<HospitalOptions> {
+  /** What a rule about a condition is drawn from. */
+  sources: { seen: CandidateSource; heldOut: CandidateSource }[];
+}
 
 const DEFAULTS = {
   candidates: [3, 4] as [number, number],
@@ -70,8 +73,7 @@ const MOST_ATTEMPTS = 1000;
  * No two cases of a study, whatever their wording and language, have the same sheet and facts.
  */
 export function hospitalStudy(options: HospitalOptions): CaseStudy {
-  const settings: Settings = { ...DEFAULTS, ...options };
-  checkSettings(settings);
+  const settings = completeOptions(options);
   const taken = new Set<string>();
   // Test first: its cases stay the same when more training cases are asked for.
   const test = drawSplit(settings, "test", taken);
@@ -147,9 +149,9 @@ function drawCase(
   const count = fewest + random.integer(most - fewest + 1);
   const right = random.integer(count);
   const sources = random
-    .shuffle(CONDITIONS)
+    .shuffle(settings.sources)
     .slice(0, count)
-    .map((condition, place) => candidateSource(condition, settings.needs, unseenCombination && place === right));
+    .map(({ seen, heldOut }, place) => (unseenCombination && place === right ? heldOut : seen));
   const sheet = drawSheet(random, sources, right, FINDING_NAMES, {
     exclusion: true,
     easyShare: settings.easyShare,
@@ -176,16 +178,6 @@ function drawCase(
       ],
     },
     key: caseKey(sheet),
-  };
-}
-
-function candidateSource(condition: Condition, needs: number, heldOut: boolean): CandidateSource {
-  const lists = combinations(condition, needs);
-  return {
-    name: condition.en,
-    needs: heldOut ? lists.heldOut : lists.seen,
-    // A finding that is typical of the condition would be an odd reason to exclude it.
-    excludedBy: FINDING_NAMES.filter((finding) => !condition.findings.includes(finding)),
   };
 }
 
@@ -238,23 +230,33 @@ export function normalise(text: string): string {
     .replace(/[.。!]+$/, "");
 }
 
-function checkSettings(settings: Settings): void {
-  const [fewest, most] = settings.candidates;
-  const shares = ["easyShare", "chineseShare", "unseenWordingShare", "unseenCombinationShare"] as const;
+/** Throws if the options make no study. */
+function completeOptions(options: HospitalOptions): Settings {
+  const complete = { ...DEFAULTS, ...options };
+  const [fewest, most] = complete.candidates;
   for (const name of ["train", "validation", "test"] as const) {
-    if (!Number.isInteger(settings[name]) || settings[name] < 0) {
-      throw new Error(`The number of ${name} cases must be a whole number from 0 up; it is ${settings[name]}.`);
+    if (!Number.isInteger(complete[name]) || complete[name] < 0) {
+      throw new Error(`The number of ${name} cases must be a whole number from 0 up; it is ${complete[name]}.`);
     }
   }
   if (!(Number.isInteger(fewest) && Number.isInteger(most) && fewest >= 2 && most >= fewest && most <= 6)) {
     throw new Error(`candidates must be two whole numbers, 2 <= fewest <= most <= 6; they are ${fewest} and ${most}.`);
   }
-  if (![1, 2, 3].includes(settings.needs)) {
-    throw new Error(`A condition can need 1, 2 or 3 findings; needs is ${settings.needs}.`);
+  if (![1, 2, 3].includes(complete.needs)) {
+    throw new Error(`A condition can need 1, 2 or 3 findings; needs is ${complete.needs}.`);
   }
-  for (const name of shares) {
-    if (!(settings[name] >= 0 && settings[name] <= 1)) {
-      throw new Error(`${name} is a share from 0 to 1; it is ${settings[name]}.`);
+  for (const name of ["easyShare", "chineseShare", "unseenWordingShare", "unseenCombinationShare"] as const) {
+    if (!(complete[name] >= 0 && complete[name] <= 1)) {
+      throw new Error(`${name} is a share from 0 to 1; it is ${complete[name]}.`);
     }
   }
+  return { ...complete, sources: CONDITIONS.map((condition) => candidateSources(condition, complete.needs)) };
+}
+
+function candidateSources(condition: Condition, needs: number): Settings["sources"][number] {
+  const { seen, heldOut } = combinations(condition, needs);
+  // A finding that is typical of the condition would be an odd reason to exclude it.
+  const excludedBy = FINDING_NAMES.filter((finding) => !condition.findings.includes(finding));
+  const name = condition.en;
+  return { seen: { name, needs: seen, excludedBy }, heldOut: { name, needs: heldOut, excludedBy } };
 }
