@@ -109,7 +109,7 @@ function multiplyTile(depth: i32, a: usize, b: usize, c: usize, stride: usize, a
   let c21 = f32x4.splat(0);
   let c30 = f32x4.splat(0);
   let c31 = f32x4.splat(0);
-  const end = b + (<usize>depth) * (COLUMNS << 2);
+  const end = b + <usize>depth * (COLUMNS << 2);
   do {
     const b0 = v128.load(b);
     const b1 = v128.load(b, 16);
@@ -134,8 +134,6 @@ function multiplyTile(depth: i32, a: usize, b: usize, c: usize, stride: usize, a
   storeRow(c + 3 * stride, c30, c31, accumulate);
 }
 
-// @ts-ignore: decorator
-@inline
 function storeRow(c: usize, left: v128, right: v128, accumulate: bool): void {
   if (accumulate) {
     left = f32x4.add(v128.load(c), left);

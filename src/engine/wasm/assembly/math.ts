@@ -1,8 +1,6 @@
 // Four lanes at a time: exponential, sigmoid, sums. No table in memory: the heap belongs to TensorFlow.js.
 
 /** Address of element `i` of the 4-byte array at `base`. */
-// @ts-ignore: decorator
-@inline
 export function at(base: usize, i: i32): usize {
   return base + ((<usize>i) << 2);
 }
@@ -12,8 +10,6 @@ export function at(base: usize, i: i32): usize {
  *
  * e^x = 2^n e^r with n the integer nearest to x / ln 2; e^r by the polynomial of Cephes' expf (Moshier, 1989).
  */
-// @ts-ignore: decorator
-@inline
 export function exp4(x: v128): v128 {
   const rounding = f32x4.splat(12582912.0); // 1.5 * 2^23: adding it leaves n in the low bits of the sum.
   x = f32x4.pmin(f32x4.pmax(x, f32x4.splat(-87.0)), f32x4.splat(88.0));
@@ -21,8 +17,8 @@ export function exp4(x: v128): v128 {
   const n = f32x4.sub(shifted, rounding);
   // ln 2 in two parts, the first exact when multiplied by n.
   let r = f32x4.sub(x, f32x4.mul(n, f32x4.splat(0.693359375)));
-  r = f32x4.sub(r, f32x4.mul(n, f32x4.splat(-2.12194440e-4)));
-  let y = f32x4.add(f32x4.mul(f32x4.splat(1.9875691500e-4), r), f32x4.splat(1.3981999507e-3));
+  r = f32x4.sub(r, f32x4.mul(n, f32x4.splat(-2.1219444e-4)));
+  let y = f32x4.add(f32x4.mul(f32x4.splat(1.98756915e-4), r), f32x4.splat(1.3981999507e-3));
   y = f32x4.add(f32x4.mul(y, r), f32x4.splat(8.3334519073e-3));
   y = f32x4.add(f32x4.mul(y, r), f32x4.splat(4.1665795894e-2));
   y = f32x4.add(f32x4.mul(y, r), f32x4.splat(1.6666665459e-1));
@@ -32,20 +28,14 @@ export function exp4(x: v128): v128 {
 }
 
 /** One number through `exp4`, so that a row's last elements get the same value as its others would. */
-// @ts-ignore: decorator
-@inline
 export function exp1(x: f32): f32 {
   return f32x4.extract_lane(exp4(f32x4.splat(x)), 0);
 }
 
-// @ts-ignore: decorator
-@inline
 export function sigmoid4(x: v128): v128 {
   return f32x4.div(f32x4.splat(1), f32x4.add(f32x4.splat(1), exp4(f32x4.neg(x))));
 }
 
-// @ts-ignore: decorator
-@inline
 export function sigmoid1(x: f32): f32 {
   return 1 / (1 + exp1(-x));
 }
@@ -67,12 +57,8 @@ export function log1(x: f64): f64 {
 }
 
 /** The sum of the four lanes. */
-// @ts-ignore: decorator
-@inline
 export function sum4(x: v128): f32 {
-  return (
-    f32x4.extract_lane(x, 0) + f32x4.extract_lane(x, 1) + (f32x4.extract_lane(x, 2) + f32x4.extract_lane(x, 3))
-  );
+  return f32x4.extract_lane(x, 0) + f32x4.extract_lane(x, 1) + (f32x4.extract_lane(x, 2) + f32x4.extract_lane(x, 3));
 }
 
 /** The dot product of two rows. */
@@ -96,15 +82,11 @@ export function addScaled(y: usize, x: usize, factor: f32, n: i32): void {
 }
 
 /** y = 0, for n elements. */
-// @ts-ignore: decorator
-@inline
 export function clear(y: usize, n: i32): void {
   memory.fill(y, 0, (<usize>n) << 2);
 }
 
 /** y = x, for n elements. */
-// @ts-ignore: decorator
-@inline
 export function copy(y: usize, x: usize, n: i32): void {
   memory.copy(y, x, (<usize>n) << 2);
 }

@@ -2,8 +2,6 @@
 
 import { at, clear, dot, sum4 } from "./math";
 
-// @ts-ignore: decorator
-@inline
 function inverseRms(x: usize, width: i32, eps: f32): f32 {
   return 1 / sqrt(dot(x, x, width) / <f32>width + eps);
 }
