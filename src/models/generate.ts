@@ -34,6 +34,7 @@ export async function generate(model: Model, prompts: Int32Array[], options: Gen
     );
   }
   const replies: number[][] = prompts.map(() => []);
+  const ended = prompts.map(() => false);
   let rows = prompts.map((_, i) => i); // Which prompt each row of the cache belongs to.
   let lengths = prompts.map((prompt) => prompt.length);
   let cache = createCache(model, rows.length, slots);
@@ -41,14 +42,15 @@ export async function generate(model: Model, prompts: Int32Array[], options: Gen
     let next = await pick(readPrompts(model, prompts, longest, cache), rows, 0, options);
     for (let step = 1; ; step++) {
       const tokens = prompts.map(() => null as number | null);
-      const alive = rows.map((_, r) => next[r] !== options.eosTokenId);
       rows.forEach((row, r) => {
-        if (!alive[r]) return;
+        // A row that has ended stays so: it may remain in the cache for a while, and goes on computing tokens.
+        ended[row] ||= next[r] === options.eosTokenId;
+        if (ended[row]) return;
         replies[row].push(next[r]);
         tokens[row] = next[r];
       });
       options.onTokens?.(tokens);
-      const going = rows.map((_, r) => r).filter((r) => alive[r]);
+      const going = rows.map((_, r) => r).filter((r) => !ended[rows[r]]);
       if (going.length === 0 || step >= options.maxNewTokens || options.stopping?.()) return replies;
       // Rows that have ended cost as much as others: they are dropped once they are a quarter.
       if (going.length <= 0.75 * rows.length) {
