@@ -2,7 +2,7 @@
 
 import { normalValues } from "../engine/random.ts";
 import * as tf from "../engine/tf.ts";
-import type { DeepSeekConfig, LayerSizes, ModelConfig } from "../formats/hfConfig.ts";
+import type { LayerSizes, ModelConfig } from "../formats/hfConfig.ts";
 import {
   decodeToFloat32,
   encodeFloat32,
@@ -25,7 +25,10 @@ const MOST_POSITIONS = 4096;
 /** Build the tree of either family. */
 export function buildModel(config: ModelConfig, read: ReadWeight): Model {
   const positions = Math.min(config.maxPositionEmbeddings, MOST_POSITIONS);
-  return config.family === "deepseek" ? buildDeepSeek(config, read, positions) : buildQwen2(config, read, positions);
+  const build = () =>
+    config.family === "deepseek" ? buildDeepSeek(config, read, positions) : buildQwen2(config, read, positions);
+  // If `read` throws half way, what was built before it does not stay in memory.
+  return tf.tidy(() => build() as unknown as tf.TensorContainer) as unknown as Model;
 }
 
 /**
@@ -67,19 +70,20 @@ export function loadModel(config: ModelConfig, bytes: Uint8Array): Model {
 }
 
 /**
- * Fresh weights: normal with the config's initializer_range, norms 1, biases 0; projections back into the residual
- * stream smaller by sqrt(2 * layers) (Radford et al., 2019, section 2.3).
+ * Fresh weights: the embedding (and an untied head) normal with the config's initializer_range; every projection normal
+ * with 1 / sqrt(inputs), and those back into the residual stream smaller by sqrt(2 * layers) (Radford et al., 2019,
+ * section 2.3); norms 1, biases 0. The range alone, made for widths in the thousands, starts a narrow model too flat.
  */
 export function initModel(config: ModelConfig, seed: number): Model {
-  const residual = config.initializerRange / Math.sqrt(2 * config.numHiddenLayers);
   let stream = 0;
   return buildModel(config, (name, shape) => {
     stream += 1;
     const size = tf.util.sizeFromShape(shape);
     if (name.endsWith("norm.weight")) return new Float32Array(size).fill(1);
     if (name.endsWith(".bias") || name.endsWith("_bias")) return new Float32Array(size);
-    const std = /(o_proj|down_proj)\.weight$/.test(name) ? residual : config.initializerRange;
-    return normalValues(size, std, seed, stream);
+    if (/embed_tokens|lm_head/.test(name)) return normalValues(size, config.initializerRange, seed, stream);
+    const residual = /(o_proj|down_proj)\.weight$/.test(name) ? Math.sqrt(2 * config.numHiddenLayers) : 1;
+    return normalValues(size, 1 / (residual * Math.sqrt(shape[1])), seed, stream);
   });
 }
 
@@ -222,9 +226,7 @@ export async function checkpointTensors(
   model: Model,
 ): Promise<{ name: string; shape: number[]; values: Float32Array }[]> {
   const out: { name: string; shape: number[]; values: Float32Array }[] = [];
-  for (const { name, tensor } of namedWeights(model)) {
-    if (name.endsWith("e_score_correction_bias") && (model.config as DeepSeekConfig).topkMethod !== "noaux_tc")
-      continue;
+  for (const { name, tensor } of storedWeights(model)) {
     const values = (await tensor.data()) as Float32Array;
     const stacked = /^(model\.layers\.(\d+)\.mlp\.experts)\.(\w+)\.weight$/.exec(name);
     if (stacked)
@@ -232,6 +234,13 @@ export async function checkpointTensors(
     else out.push({ name, shape: tensor.shape.slice(), values });
   }
   return out;
+}
+
+/** The weights that are in the checkpoint: V2's router has no bias, the zeros in its place are the tree's own. */
+function storedWeights(model: Model): NamedTensor[] {
+  const { config } = model;
+  const biased = config.family === "deepseek" && config.topkMethod === "noaux_tc";
+  return namedWeights(model).filter(({ name }) => biased || !name.endsWith("e_score_correction_bias"));
 }
 
 function offsetsOf(model: Model, index: number): number[] {
@@ -275,7 +284,7 @@ export function modelSize(model: Model): ModelSize {
     router: 0,
     norms: 0,
   };
-  for (const { name, tensor } of namedWeights(model)) {
+  for (const { name, tensor } of storedWeights(model)) {
     size.total += tensor.size;
     size[kindOf(name)] += tensor.size;
   }

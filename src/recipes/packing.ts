@@ -24,8 +24,10 @@ export interface PackerSettings {
   length: number;
   /** Share of the rows that hold exercises. */
   drillShare: number;
-  /** Weight of the loss on an exercise's question; its answer weighs 1. Guessing a random list teaches little. */
+  /** Weight of the loss on an exercise's question. Guessing a random list teaches little. */
   questionWeight: number;
+  /** Weight of the loss on its chain and answer, few tokens from which the most can be learned. Text weighs 1. */
+  answerWeight: number;
 }
 
 export const FIRST_PACKER_STATE: PackerState = { row: 0, text: 0, drill: 0, textLeft: [] };
@@ -52,7 +54,7 @@ export function packRow(
       next.drill += 1;
       if (size > space) continue; // Too long for any row.
       ids.push(...prompt, ...target);
-      weights.push(...prompt.map(() => settings.questionWeight), ...target.map(() => 1));
+      weights.push(...prompt.map(() => settings.questionWeight), ...target.map(() => settings.answerWeight));
     }
   }
   while (ids.length < space) {

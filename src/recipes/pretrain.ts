@@ -26,6 +26,7 @@ export interface PretrainSettings {
   balanceSpeed: number;
   drillShare: number;
   questionWeight: number;
+  answerWeight: number;
   seed: number;
   checkpointEvery: number;
   validateEvery: number;
@@ -82,7 +83,8 @@ export async function pretrain(
     if (last || state.step % settings.checkpointEvery === 0) {
       await host.saveCheckpoint(structuredClone(state), await packCheckpoint(model, optimizer));
     }
-    if (host.stopping()) break;
+    await new Promise((resolve) => setTimeout(resolve)); // Lets a signal in.
+    if (last && state.step < settings.steps) break;
   }
   return { model, state, finished: state.step >= settings.steps };
 }
