@@ -42,6 +42,7 @@ interface Compiled {
 interface Caches {
   compiled: Map<string, Compiled>;
   bindGroups: Map<string, GPUBindGroup>;
+  constants: Map<string, tf.TensorInfo>;
 }
 
 const MOST_BIND_GROUPS = 8192; // They keep their buffers alive; in the steady state a step needs some hundred.
@@ -84,6 +85,19 @@ export function release(...tensors: tf.TensorInfo[]): void {
   for (const tensor of tensors) gpuBackend().disposeData(tensor.dataId);
 }
 
+/** A table of integers that stays on the GPU, made once. */
+export function constant(values: number[]): tf.TensorInfo {
+  const backend = gpuBackend();
+  const { constants } = cachesOf(backend);
+  const key = values.join();
+  let tensor = constants.get(key);
+  if (!tensor) {
+    tensor = backend.makeTensorInfo([values.length], "int32", Int32Array.from(values));
+    constants.set(key, tensor);
+  }
+  return tensor;
+}
+
 /** Workgroups for one thread per element. */
 export function groupsFor(elements: number, threads = THREADS): number {
   return Math.ceil(elements / threads);
@@ -110,7 +124,7 @@ function checkAliases(kernel: Kernel, reads: tf.TensorInfo[], writes: tf.TensorI
 function cachesOf(backend: GpuBackend): Caches {
   let cache = caches.get(backend);
   if (!cache) {
-    cache = { compiled: new Map(), bindGroups: new Map() };
+    cache = { compiled: new Map(), bindGroups: new Map(), constants: new Map() };
     caches.set(backend, cache);
   }
   return cache;

@@ -15,12 +15,12 @@ export const SIGMOID = /* wgsl */ `
 export function sumOverLanes(lanes: number, type = "f32"): string {
   if (lanes === 1) return `fn sumOverLanes(value: ${type}, lane: u32) -> ${type} { return value; }`;
   return /* wgsl */ `
-    var<workgroup> partial: array<${type}, THREADS>;
+    var<workgroup> laneSums: array<${type}, THREADS>;
     fn sumOverLanes(value: ${type}, lane: u32) -> ${type} {
-      partial[lane] = value;
+      laneSums[lane] = value;
       workgroupBarrier();
       var sum = ${type}();
-      for (var i = 0u; i < THREADS; i++) { sum += partial[i]; }
+      for (var i = 0u; i < THREADS; i++) { sum += laneSums[i]; }
       return sum;
     }
   `;
@@ -29,6 +29,23 @@ export function sumOverLanes(lanes: number, type = "f32"): string {
 /** Lines of text for i = 0..count-1: loops over registers are written out, because registers have no index. */
 export function lines(count: number, line: (i: number) => string): string {
   return Array.from({ length: count }, (_, i) => line(i)).join("\n");
+}
+
+/** How many vec4 hold `width` numbers. */
+export function vectors(width: number): number {
+  return Math.ceil(width / 4);
+}
+
+/** The j-th vec4 of `width` numbers from `array[start]` on; zeros past the end. */
+export function loadVector(array: string, start: string, width: number, j: number): string {
+  const parts = [0, 1, 2, 3].map((c) => (4 * j + c < width ? `${array}[${start} + ${4 * j + c}u]` : "0.0"));
+  return `vec4(${parts.join(", ")})`;
+}
+
+/** Statements that store the j-th vec4 of `width` numbers. */
+export function storeVector(array: string, start: string, width: number, j: number, vector: string): string {
+  const parts = ["x", "y", "z", "w"].slice(0, Math.max(0, width - 4 * j));
+  return parts.map((part, c) => `${array}[${start} + ${4 * j + c}u] = ${vector}.${part};`).join(" ");
 }
 
 /** terms: [count, width] -> sum: [width], added up in order. */

@@ -18,7 +18,7 @@ export async function activate(name: BackendName): Promise<void> {
     await tf.setBackend(name);
     return;
   }
-  if (name === "webgpu") await provideWebGpu("software");
+  if (name === "webgpu") await provideWebGpu({ software: true });
   const wasmUrl = `data:application/wasm;base64,${readFileSync(WASM_FILE).toString("base64")}`;
   const choice = await startBackend({ prefer: name, wasmUrl });
   if (choice.name !== name) throw new Error(`wanted the backend ${name}, got ${choice.name}: ${choice.reason}`);

@@ -1,8 +1,10 @@
 // AdamW (Loshchilov & Hutter, 2019, algorithm 2; bias-corrected, as PyTorch computes it), in place.
 
+import { allocate, groupsFor, launch, THREADS } from "../launch.ts";
 import { hasKernel, runOp, defineOp } from "../op.ts";
 import * as tf from "../tf.ts";
 import { at, cpu, make } from "../wasm/heap.ts";
+import { sumOverLanes, total, withScratch } from "../wgsl.ts";
 
 export interface AdamWSettings {
   learningRate: number;
@@ -98,6 +100,24 @@ defineOp<AdamWSettings>({
     cpu().adamW(...addresses, size, clipNorm, ...moments, keep, stepSize, 1 / (1 - beta2 ** step));
     return make([1]);
   },
+  webgpu: ({ parameter, gradient, m, v, squaredNorm }, settings) => {
+    const { learningRate, beta1, beta2, eps, weightDecay, step, clipNorm } = settings;
+    const size = tf.util.sizeFromShape(parameter.shape);
+    const kept = { keep: 1 - learningRate * weightDecay, keepM: beta1, keepV: beta2 };
+    // 1 - beta is computed here: near 1 it would lose its digits in float32.
+    const taken = { takeM: 1 - beta1, takeV: 1 - beta2, clipNorm, eps };
+    const bias = { stepSize: learningRate / (1 - beta1 ** step), vScale: 1 / (1 - beta2 ** step) };
+    launch({
+      name: "adamW",
+      source: UPDATE,
+      reads: { gradient, squaredNorm },
+      writes: { parameter, m, v },
+      sizes: { size },
+      numbers: { ...kept, ...taken, ...bias },
+      workgroups: groupsFor(size),
+    });
+    return allocate([1]);
+  },
 });
 
 /** x -> [] */
@@ -108,4 +128,45 @@ defineOp({
     cpu().squaredSum(at(x), at(y), tf.util.sizeFromShape(x.shape));
     return y;
   },
+  webgpu: ({ x }) => {
+    const y = allocate([]);
+    const size = tf.util.sizeFromShape(x.shape);
+    const parts = Math.ceil(size / (THREADS * SQUARES));
+    withScratch([parts], (partial) => {
+      const tensors = { reads: { x }, writes: { partial } };
+      launch({ name: "squaredSum", source: SQUARED_SUM, ...tensors, sizes: { size, parts }, workgroups: parts });
+      total(partial, y, parts);
+    });
+    return y;
+  },
 });
+
+const UPDATE = /* wgsl */ `
+  fn main(group: u32, thread: u32) {
+    let i = group * THREADS + thread;
+    if (i >= u.size) { return; }
+    let norm = sqrt(squaredNorm[0]);
+    let g = gradient[i] * select(1.0, u.clipNorm / norm, u.clipNorm > 0.0 && norm > u.clipNorm);
+    let mean = u.keepM * m[i] + u.takeM * g;
+    let square = u.keepV * v[i] + u.takeV * g * g;
+    m[i] = mean;
+    v[i] = square;
+    parameter[i] = parameter[i] * u.keep - u.stepSize * mean / (sqrt(square * u.vScale) + u.eps);
+  }
+`;
+
+const SQUARES = 64; // Per thread.
+
+const SQUARED_SUM = /* wgsl */ `
+  ${sumOverLanes(THREADS)}
+  fn main(group: u32, thread: u32) {
+    let start = min(group, u.parts - 1u) * THREADS * ${SQUARES}u + thread;
+    var own = 0.0;
+    for (var j = 0u; j < ${SQUARES}u; j++) {
+      let i = start + j * THREADS;
+      if (i < u.size) { own += x[i] * x[i]; }
+    }
+    let sum = sumOverLanes(own, thread);
+    if (group < u.parts && thread == 0u) { partial[group] = sum; }
+  }
+`;

@@ -4,9 +4,12 @@
 // M tokens that carry loss, D hidden size, V vocabulary.
 
 import { wantsGradient } from "../gradients.ts";
+import { allocate, groupsFor, launch, THREADS } from "../launch.ts";
 import { defineOp, hasKernel, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
 import { at, cpu, make, view, workspace } from "../wasm/heap.ts";
+import { sumOverLanes, total, withScratch } from "../wgsl.ts";
+import { multiply } from "./matmul.ts";
 
 /**
  * h: [M, D], weight: [V, D], targets: int32 [M], weights: [M] -> scalar, nats:
@@ -56,6 +59,25 @@ defineOp<Attributes>({
     if (wrong >= 0) throw new Error(`headLoss: target ${view(targets)[wrong]} is not in the vocabulary of ${V}`);
     return [loss, logsumexp];
   },
+  webgpu: ({ h, weight, targets, weights }) => {
+    const M = h.shape[0];
+    const [loss, logsumexp] = [allocate([]), allocate([M])];
+    withScratch([M], (losses) => {
+      inChunks(h, weight, (logits, start, rows) => {
+        launch({
+          name: "headLossRows",
+          source: ROW_LOSS,
+          reads: { logits, targets, weights },
+          writes: { losses, logsumexp },
+          sizes: { start, rows, V: weight.shape[0] },
+          numbers: { none: Number.NaN },
+          workgroups: rows,
+        });
+      });
+      total(losses, loss, M);
+    });
+    return [loss, logsumexp];
+  },
   gradient: ([dy], [h, weight, targets, weights, logsumexp], { weightGradient }) => {
     const inputs = { dy, h, weight, targets, weights, logsumexp };
     const [dh, dweight] = runOps("HeadLossGradient", inputs, { weightGradient });
@@ -80,4 +102,84 @@ defineOp<Attributes>({
     cpu().headLossGradient(...addresses, M, D, weight.shape[0], workspace(cpu().headLossBytes()));
     return outputs;
   },
+  webgpu: ({ dy, h, weight, targets, weights, logsumexp }, { weightGradient }) => {
+    const [V, D] = weight.shape;
+    const outputs = weightGradient ? [allocate(h.shape), allocate(weight.shape)] : [allocate(h.shape)];
+    const [dh, dweight] = outputs;
+    inChunks(h, weight, (logits, start, rows) => {
+      const size = rows * V;
+      launch({
+        name: "headLossLogitGradient",
+        source: LOGIT_GRADIENT,
+        reads: { dy, targets, weights, logsumexp },
+        writes: { logits },
+        sizes: { start, size, V },
+        workgroups: groupsFor(size),
+      });
+      const toH = { transposeA: false, transposeB: false, M: rows, N: D, K: V };
+      multiply({ a: logits, b: weight, c: dh, ...toH, cStart: start * D });
+      if (!weightGradient) return;
+      const toWeight = { transposeA: true, transposeB: false, M: V, N: D, K: rows };
+      multiply({ a: logits, b: h, c: dweight, ...toWeight, bStart: start * D, accumulate: start > 0 });
+    });
+    return outputs;
+  },
 });
+
+/** How many logits the GPU holds at a time: 32 MiB of them. Less where memory is short. */
+export const headLossWorkspace = { elements: 1 << 23 };
+
+/** Call `use` with the logits of h's rows `start` to `start + rows - 1`, a chunk of rows at a time. */
+function inChunks(
+  h: tf.TensorInfo,
+  weight: tf.TensorInfo,
+  use: (logits: tf.TensorInfo, start: number, rows: number) => void,
+): void {
+  const M = h.shape[0];
+  const [V, D] = weight.shape;
+  const most = Math.min(M, Math.max(1, Math.floor(headLossWorkspace.elements / V)));
+  withScratch([most, V], (logits) => {
+    for (let start = 0; start < M; start += most) {
+      const rows = Math.min(most, M - start);
+      const product = { M: rows, N: V, K: D, aStart: start * D };
+      multiply({ a: h, b: weight, c: logits, ...product, transposeA: false, transposeB: true });
+      use(logits, start, rows);
+    }
+  });
+}
+
+// One workgroup per row. A target that is no word gives NaN, unless its weight is 0.
+const ROW_LOSS = /* wgsl */ `
+  ${sumOverLanes(THREADS)}
+  var<workgroup> mosts: array<f32, THREADS>;
+  fn main(group: u32, thread: u32) {
+    let row = min(group, u.rows - 1u);
+    var most = -3.0e38;
+    for (var i = thread; i < u.V; i += THREADS) { most = max(most, logits[row * u.V + i]); }
+    mosts[thread] = most;
+    workgroupBarrier();
+    for (var i = 0u; i < THREADS; i++) { most = max(most, mosts[i]); }
+    var own = 0.0;
+    for (var i = thread; i < u.V; i += THREADS) { own += exp(logits[row * u.V + i] - most); }
+    let sum = sumOverLanes(own, thread);
+    if (group != row || thread != 0u) { return; }
+    let m = u.start + row;
+    let normalizer = most + log(sum);
+    logsumexp[m] = normalizer;
+    let isWord = targets[m] >= 0 && targets[m] < i32(u.V);
+    let word = row * u.V + select(0u, u32(targets[m]), isWord);
+    let loss = select(u.none, normalizer - logits[word], isWord);
+    losses[m] = select(weights[m] * loss, 0.0, weights[m] == 0.0);
+  }
+`;
+
+/** In place: each logit becomes the loss's gradient by it. */
+const LOGIT_GRADIENT = /* wgsl */ `
+  fn main(group: u32, thread: u32) {
+    let i = group * THREADS + thread;
+    if (i >= u.size) { return; }
+    let m = u.start + i / u.V;
+    let own = select(0.0, 1.0, i32(i % u.V) == targets[m]);
+    logits[i] = dy[0] * weights[m] * (exp(logits[i] - logsumexp[m]) - own);
+  }
+`;

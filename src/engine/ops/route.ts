@@ -2,9 +2,11 @@
 // DeepSeek-V3 section 2.1.2: sigmoid scores, a bias that only takes part in the choice. V2: softmax, no bias.
 
 import { detached } from "../gradients.ts";
+import { allocate, groupsFor, launch } from "../launch.ts";
 import { defineOp, hasKernel, runOp, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
 import { at, cpu, make, workspace } from "../wasm/heap.ts";
+import { SIGMOID, withScratch } from "../wgsl.ts";
 
 export interface RouteOptions {
   topK: number;
@@ -84,6 +86,23 @@ defineOp<RouteOptions>({
     cpu().route(...addresses, N, E, topK, scoring === "softmax", normalize, scale, groups, groupsKept, work);
     return [weights, experts];
   },
+  webgpu: ({ logits, bias }, { topK, scoring, normalize, scale, groups, groupsKept }) => {
+    const [N, E] = logits.shape;
+    if (groups > 32) throw new Error(`route: ${groups} groups, the GPU's kernel takes at most 32`);
+    const [weights, chosen] = [allocate([N, topK]), allocate([N, topK], "int32")];
+    withScratch([N, E], (choice) => {
+      launch({
+        name: "route",
+        source: routing(scoring, normalize),
+        reads: { logits, bias },
+        writes: { weights, chosen, choice },
+        sizes: { N, E, topK, groups, groupsKept },
+        numbers: { scale },
+        workgroups: groupsFor(N),
+      });
+    });
+    return [weights, chosen];
+  },
   savesOutputs: [false, true],
   gradient: ([dweights], [logits, chosen], options) => ({
     logits: () => runOp("RouteGradient", { dweights, logits, experts: chosen }, options),
@@ -101,4 +120,137 @@ defineOp<RouteOptions>({
     cpu().routeGradient(...addresses, N, E, topK, scoring === "softmax", normalize, scale, workspace(E * 4));
     return dlogits;
   },
+  webgpu: ({ dweights, logits, experts }, { topK, scoring, normalize, scale }) => {
+    const [N, E] = logits.shape;
+    const dlogits = allocate(logits.shape);
+    launch({
+      name: "routeGradient",
+      source: routingGradient(scoring, normalize),
+      reads: { dweights, logits, chosen: experts },
+      writes: { dlogits },
+      sizes: { N, E, topK },
+      numbers: { scale },
+      workgroups: groupsFor(N),
+    });
+    return dlogits;
+  },
 });
+
+/** `prepare` and `score(e, of)`: expert e's score from its logit and what the whole row gives. */
+const scores = (scoring: RouteOptions["scoring"]): string =>
+  scoring === "sigmoid"
+    ? /* wgsl */ `
+      ${SIGMOID}
+      fn prepare(n: u32) -> vec2<f32> { return vec2<f32>(); }
+      fn score(i: u32, row: vec2<f32>) -> f32 { return sigmoid(logits[i]); }
+    `
+    : /* wgsl */ `
+      fn prepare(n: u32) -> vec2<f32> {
+        var most = -3.0e38;
+        for (var e = 0u; e < u.E; e++) { most = max(most, logits[n * u.E + e]); }
+        var sum = 0.0;
+        for (var e = 0u; e < u.E; e++) { sum += exp(logits[n * u.E + e] - most); }
+        return vec2(most, sum);
+      }
+      fn score(i: u32, row: vec2<f32>) -> f32 { return exp(logits[i] - row.x) / row.y; }
+    `;
+
+const SMALLEST = "1.0e-20"; // Added to the sum that the weights are divided by.
+
+// One thread per token. The next best is the best of those behind the last in the order (value down, index up), so that
+// nothing must be remembered of what was taken. choice: [N, E], the scores to choose by.
+const routing = (scoring: RouteOptions["scoring"], normalize: boolean): string => /* wgsl */ `
+  ${scores(scoring)}
+  fn groupScore(start: u32) -> f32 { // The sum of the two best.
+    var best = -3.0e38;
+    var second = -3.0e38;
+    let size = u.E / u.groups;
+    for (var i = start; i < start + size; i++) {
+      let value = choice[i];
+      second = max(second, min(best, value));
+      best = max(best, value);
+    }
+    return select(best + second, best, size == 1u);
+  }
+  fn main(group: u32, thread: u32) {
+    let n = group * THREADS + thread;
+    if (n >= u.N) { return; }
+    let row = prepare(n);
+    for (var e = 0u; e < u.E; e++) { choice[n * u.E + e] = score(n * u.E + e, row) + bias[e]; }
+    if (u.groups > 1u) { dropGroups(n); }
+    var last = 3.0e38;
+    var lastExpert = -1;
+    var sum = 0.0;
+    for (var slot = 0u; slot < u.topK; slot++) {
+      var best = -3.0e38;
+      var expert = -1;
+      for (var e = 0; e < i32(u.E); e++) {
+        let value = choice[n * u.E + u32(e)];
+        let behind = value < last || (value == last && e > lastExpert);
+        if (behind && (expert < 0 || value > best)) {
+          best = value;
+          expert = e;
+        }
+      }
+      expert = max(expert, 0); // Only where scores are NaN is none behind.
+      last = best;
+      lastExpert = expert;
+      let weight = score(n * u.E + u32(expert), row);
+      chosen[n * u.topK + slot] = expert;
+      weights[n * u.topK + slot] = weight;
+      sum += weight;
+    }
+    let factor = ${normalize ? `u.scale / (sum + ${SMALLEST})` : "u.scale"};
+    for (var slot = 0u; slot < u.topK; slot++) { weights[n * u.topK + slot] *= factor; }
+  }
+  /** A group is kept if fewer than groupsKept groups come before it in the order (score down, index up). */
+  fn dropGroups(n: u32) {
+    let size = u.E / u.groups;
+    let start = n * u.E;
+    var kept = 0u; // A bit per group.
+    for (var g = 0u; g < u.groups; g++) {
+      let own = groupScore(start + g * size);
+      var before = 0u;
+      for (var other = 0u; other < u.groups; other++) {
+        let score = groupScore(start + other * size);
+        if (score > own || (score == own && other < g)) { before++; }
+      }
+      if (before < u.groupsKept) { kept |= 1u << g; }
+    }
+    for (var e = 0u; e < u.E; e++) {
+      if (((kept >> (e / size)) & 1u) == 0u) { choice[start + e] = -1.0e9; }
+    }
+  }
+`;
+
+// One thread per token. With s the scores and w = scale * s / sum(s), each chosen score's gradient is
+// scale / sum * (dw - sum(dw * s) / sum); without the division it is scale * dw.
+const routingGradient = (scoring: RouteOptions["scoring"], normalize: boolean): string => /* wgsl */ `
+  ${scores(scoring)}
+  fn main(group: u32, thread: u32) {
+    let n = group * THREADS + thread;
+    if (n >= u.N) { return; }
+    let row = prepare(n);
+    var sum = 0.0;
+    var along = 0.0;
+    for (var slot = n * u.topK; slot < (n + 1u) * u.topK; slot++) {
+      let s = score(n * u.E + u32(chosen[slot]), row);
+      sum += s;
+      along += s * dweights[slot];
+    }
+    ${
+      normalize
+        ? `let factor = u.scale / (sum + ${SMALLEST}); let shift = along / (sum + ${SMALLEST});`
+        : "let factor = u.scale; let shift = 0.0;"
+    }
+    let pull = factor * (along - shift * sum); // The sum of each score times its gradient.
+    for (var e = 0u; e < u.E; e++) {
+      dlogits[n * u.E + e] = ${scoring === "softmax" ? "-pull * score(n * u.E + e, row)" : "0.0"};
+    }
+    for (var slot = n * u.topK; slot < (n + 1u) * u.topK; slot++) {
+      let i = n * u.E + u32(chosen[slot]);
+      let s = score(i, row);
+      dlogits[i] += factor * (dweights[slot] - shift) * s${scoring === "sigmoid" ? " * (1.0 - s)" : ""};
+    }
+  }
+`;

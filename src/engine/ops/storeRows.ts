@@ -1,5 +1,6 @@
 // Write rows into a buffer that outlives the call: the cache of keys and values while decoding.
 
+import { allocate, groupsFor, launch } from "../launch.ts";
 import { defineOp, hasKernel, runOp } from "../op.ts";
 import * as tf from "../tf.ts";
 import { at, cpu, make, view } from "../wasm/heap.ts";
@@ -33,4 +34,28 @@ defineOp({
     if (wrong >= 0) throw new Error(`storeRows: slot ${view(slots)[wrong]} is not among the target's ${known}`);
     return make([1]);
   },
+  webgpu: ({ target, rows, slots }) => {
+    const D = rows.shape.at(-1);
+    const size = tf.util.sizeFromShape(rows.shape);
+    const known = tf.util.sizeFromShape(target.shape) / D;
+    launch({
+      name: "storeRows",
+      source: STORE,
+      reads: { rows, slots },
+      writes: { table: target }, // "target" is reserved in WGSL.
+      sizes: { size, D, known },
+      workgroups: groupsFor(size),
+    });
+    return allocate([1]);
+  },
 });
+
+/** A slot outside the target is left out. */
+const STORE = /* wgsl */ `
+  fn main(group: u32, thread: u32) {
+    let i = group * THREADS + thread;
+    if (i >= u.size) { return; }
+    let slot = slots[i / u.D];
+    if (slot >= 0 && slot < i32(u.known)) { table[u32(slot) * u.D + i % u.D] = rows[i]; }
+  }
+`;
