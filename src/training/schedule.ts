@@ -18,6 +18,7 @@ export function learningRateAt(step: number, steps: number, peak: number): numbe
  */
 export function warmUpStableDecay(step: number, steps: number, peak: number): number {
   const decayFrom = 0.7 * steps;
-  if (step < decayFrom) return peak * Math.min(1, (step + 1) / 100);
-  return peak * (1 - (0.95 * (step - decayFrom)) / (steps - decayFrom));
+  const warmUp = Math.min(1, (step + 1) / 100);
+  const decay = 1 - (0.95 * Math.max(0, step - decayFrom)) / (steps - decayFrom);
+  return peak * Math.min(warmUp, decay); // A short run decays before it is warm.
 }
