@@ -1,9 +1,7 @@
 // What the tests of operations share: backends, seeded inputs, and the comparison of an operation on a backend, forward
 // and gradients, with its definition on tfjs's cpu backend.
 
-import { readFileSync } from "node:fs";
 import { beforeAll } from "vitest";
-import { provideWebGpu } from "../../src/cli/webgpu.ts";
 import { startBackend, type BackendName } from "../../src/engine/backend.ts";
 import { valueAndGradients } from "../../src/engine/gradients.ts";
 import * as tf from "../../src/engine/tf.ts";
@@ -18,13 +16,22 @@ export async function activate(name: BackendName): Promise<void> {
     await tf.setBackend(name);
     return;
   }
-  if (name === "webgpu") await provideWebGpu({ software: true });
-  const wasmUrl = `data:application/wasm;base64,${readFileSync(WASM_FILE).toString("base64")}`;
+  const wasmUrl = typeof window === "undefined" ? await prepareNode(name) : ""; // Tests in a browser do without wasm.
   const choice = await startBackend({ prefer: name, wasmUrl });
   if (choice.name !== name) throw new Error(`wanted the backend ${name}, got ${choice.name}: ${choice.reason}`);
   // Small tensors would be computed on the processor and hide the GPU's faults.
   if (name === "webgpu") tf.env().set("WEBGPU_CPU_FORWARD", false);
   started.add(name);
+}
+
+/** What browsers bring along: WebGPU, where it is wanted. Returns the URL of the wasm backend's binary. */
+async function prepareNode(name: BackendName): Promise<string> {
+  const [{ readFileSync }, { provideWebGpu }] = await Promise.all([
+    import("node:fs"),
+    import("../../src/cli/webgpu.ts"),
+  ]);
+  if (name === "webgpu") await provideWebGpu({ software: true });
+  return `data:application/wasm;base64,${readFileSync(WASM_FILE).toString("base64")}`;
 }
 
 /** In a `describe`: its tests run on this backend. */

@@ -132,11 +132,16 @@ defineOp({
     const y = allocate([]);
     const size = tf.util.sizeFromShape(x.shape);
     const parts = Math.ceil(size / (THREADS * SQUARES));
-    withScratch([parts], (partial) => {
-      const tensors = { reads: { x }, writes: { partial } };
-      launch({ name: "squaredSum", source: SQUARED_SUM, ...tensors, sizes: { size, parts }, workgroups: parts });
-      total(partial, y, parts);
-    });
+    const sizes = { size, parts };
+    const addTo = (partial: tf.TensorInfo): void =>
+      launch({ name: "squaredSum", source: SQUARED_SUM, reads: { x }, writes: { partial }, sizes, workgroups: parts });
+    if (parts === 1) addTo(y);
+    else {
+      withScratch([parts], (partial) => {
+        addTo(partial);
+        total(partial, y, parts);
+      });
+    }
     return y;
   },
 });

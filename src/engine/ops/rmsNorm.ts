@@ -76,10 +76,18 @@ defineOp<Attributes>({
       const tensors = { reads: { dy, x, weight }, writes: { dx, scales } };
       const source = gradient(lanesFor(width));
       launch({ name: "rmsNormGradient", source, ...tensors, ...rowwise(rows, width), numbers: { eps } });
-      withScratch([chunks, width], (partial) => {
-        const columns = { reads: { dy, x, scales }, writes: { partial }, sizes: { rows, width } };
-        const workgroups = groupsFor(chunks * width);
-        launch({ name: "rmsNormWeightGradient", source: WEIGHT_GRADIENT, ...columns, workgroups });
+      const addTo = (partial: tf.TensorInfo): void =>
+        launch({
+          name: "rmsNormWeightGradient",
+          source: WEIGHT_GRADIENT,
+          reads: { dy, x, scales },
+          writes: { partial },
+          sizes: { rows, width },
+          workgroups: groupsFor(chunks * width),
+        });
+      if (chunks === 1) return addTo(dweight);
+      return withScratch([chunks, width], (partial) => {
+        addTo(partial);
         addUp(partial, dweight, chunks, width);
       });
     });

@@ -388,7 +388,7 @@ describe("adamW on webgpu", () => {
   });
 
   it("measures the squared norm over all gradients", async () => {
-    const gradients = [normal([5, 3], 1), normal([1], 2), normal([130], 3)];
+    const gradients = [normal([5, 3], 1), normal([1], 2), normal([130], 3), normal([9001], 4)]; // The last in parts.
     const want = gradients.flatMap(({ values }) => [...values]).reduce((sum, g) => sum + g * g, 0);
     const found = await squaredNorm(gradients.map(toTensor)).data();
     expect(found[0] / want).toBeCloseTo(1, 6);
