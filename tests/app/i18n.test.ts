@@ -1,0 +1,86 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { en } from "../../src/app/i18n/en.ts";
+import { formatsOf } from "../../src/app/i18n/format.ts";
+import { zh } from "../../src/app/i18n/zh.ts";
+
+type Words = { [key: string]: unknown };
+
+/** Every message with its path; those that take words are given recognisable ones. */
+function said(words: Words, path = ""): [string, string | null, number][] {
+  return Object.entries(words).flatMap(([key, value]): [string, string | null, number][] => {
+    const at = path ? `${path}.${key}` : key;
+    if (typeof value === "function") {
+      const given = Array.from({ length: value.length }, (_, index) => `word${index}`);
+      return [[at, String(value(...given)), value.length]];
+    }
+    return value && typeof value === "object" ? said(value as Words, at) : [[at, value as string | null, 0]];
+  });
+}
+
+describe.each([
+  ["English", en],
+  ["Chinese", zh],
+] as const)("the %s messages", (_, messages) => {
+  it("are none of them empty", () => {
+    for (const [path, text] of said(messages)) expect(text, path).not.toBe("");
+  });
+
+  it("say every word they are given", () => {
+    for (const [path, text, count] of said(messages)) {
+      for (let index = 0; index < count; index++) expect(text?.toLowerCase(), path).toContain(`word${index}`);
+    }
+  });
+});
+
+it("leaves nothing in English for Chinese readers but names", () => {
+  const names = [
+    "title",
+    "engine.ready",
+    "files.sha",
+    "results.none",
+    "results.spread",
+    "progress.lossFromTo",
+    "stage.alpha",
+  ];
+  const english = new Map(said(en).map(([path, text]) => [path, text]));
+  const same = said(zh).filter(([path, text]) => text !== null && english.get(path) === text);
+  expect(same.map(([path]) => path).filter((path) => !names.includes(path) && !path.endsWith(".ffn"))).toEqual([]);
+});
+
+it("has no words on the page but those of the messages", () => {
+  const folders = ["src/app", "src/app/panels", "src/app/widgets"];
+  const files = folders.flatMap((folder) =>
+    readdirSync(folder)
+      .filter((name) => name.endsWith(".tsx"))
+      .map((name) => join(folder, name)),
+  );
+  const written = files.flatMap((file) =>
+    [
+      ...readFileSync(file, "utf8").matchAll(
+        /(?:>|^)\s*([A-Z][a-z]+(?: [a-z]+)*)\s*<\/|(?:aria-label|title|placeholder|label)="([^"]+)"/gm,
+      ),
+    ].map((match) => `${file}: ${match[1] ?? match[2]}`),
+  );
+  expect(files.length).toBeGreaterThan(15);
+  expect(written.filter((text) => !text.endsWith(": "))).toEqual([]);
+});
+
+describe("numbers", () => {
+  const format = formatsOf("en");
+  it.each([
+    [format.whole(12345.4), "12,345"],
+    [format.percent(0.9333, 1), "93.3%"],
+    [format.change(-0.404), "-40%"],
+    [format.change(0), "0%"],
+    [format.precise(0.00012345), "1.23E-4"],
+    [format.precise(12.345), "12.3"],
+    [format.precise(0), "0"],
+    [format.bytes(999), "999 B"],
+    [format.bytes(2_248_736), "2.2 MB"],
+    [format.bytes(3.1e9), "3.10 GB"],
+    [format.duration(187.4), "3:07"],
+    [format.duration(3725), "1:02:05"],
+  ])("read %s", (found, wanted) => expect(found).toBe(wanted));
+});

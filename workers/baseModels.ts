@@ -1,0 +1,40 @@
+// Base models as they lie beside the page, under models/NAME/.
+
+import type { ModelFiles } from "../src/protocol/run.ts";
+import { Failure } from "../src/storage/failure.ts";
+
+/** Where the page is served: workers lie one folder below it, in assets/ when built and in workers/ when not. */
+export const siteUrl = (): URL => new URL("../", self.location.href);
+
+/** Rejects with a sentence that names the file which is not to be had. */
+export async function readBaseModel(name: string, site: URL): Promise<ModelFiles> {
+  const folder = new URL(`models/${encodeURIComponent(name)}/`, site);
+  const [config, tokenizer, tokenizerConfig, weights] = await Promise.all([
+    json(folder, "config.json"),
+    json(folder, "tokenizer.json"),
+    json(folder, "tokenizer_config.json"),
+    get(folder, "model.safetensors").then(async (response) => new Uint8Array(await response.arrayBuffer())),
+  ]);
+  return { config, tokenizer, tokenizerConfig, weights };
+}
+
+async function json(folder: URL, name: string): Promise<unknown> {
+  const response = await get(folder, name);
+  try {
+    return await response.json();
+  } catch {
+    throw new Failure("input", `${shown(folder, name)} was to be JSON and is not. Put the model's own file there.`);
+  }
+}
+
+async function get(folder: URL, name: string): Promise<Response> {
+  const response = await fetch(new URL(name, folder)).catch((error: Error) => error);
+  if (response instanceof Response && response.ok) return response;
+  const found = response instanceof Response ? `the server answers ${response.status}` : response.message;
+  throw new Failure(
+    "missing",
+    `The base model's file ${shown(folder, name)} cannot be read (${found}). Serve Espalier together with its models folder, then reload.`,
+  );
+}
+
+const shown = (folder: URL, name: string) => `${folder.pathname.split("/").slice(-3).join("/")}${name}`;

@@ -1,0 +1,120 @@
+// Reads files that a person imports, draws cases, and writes small records: what must not wait for the worker that computes.
+
+import { expose } from "comlink";
+import { importCases, type RowError } from "../src/data/import.ts";
+import { split } from "../src/data/splits.ts";
+import type { Case } from "../src/protocol/data.ts";
+import type { Recipe } from "../src/protocol/recipe.ts";
+import { gradeAnswer, hospitalStudy } from "../src/recipes/hospital/generate.ts";
+import { type Database, type DatasetRecord, openDatabase } from "../src/storage/database.ts";
+import { deleteDataset, readDataset, saveDataset } from "../src/storage/datasets.ts";
+import { asFailure, Failure } from "../src/storage/failure.ts";
+import { openFiles } from "../src/storage/files.ts";
+import { runLock, withLock } from "../src/storage/locks.ts";
+import { deleteRun } from "../src/storage/runs.ts";
+import { type Settings, writeSettings } from "../src/storage/settings.ts";
+
+export type { RowError };
+
+export interface ImportResult {
+  dataset: DatasetRecord;
+  /** The first rows that could not be used, and how many there are in all. */
+  skipped: RowError[];
+  skippedCount: number;
+}
+
+/** A page of errors is more than a person reads. */
+const SHOWN_ERRORS = 20;
+
+class Cancelled extends Error {}
+
+let cancelling = false;
+let stored: Promise<Database> | undefined;
+
+const api = {
+  /** Answers as soon as the thread is free. */
+  ping(): void {},
+
+  /** Read a file of cases and store them. Null when it was cancelled. Rejects if no row can be used. */
+  importFile(file: File, onProgress: (doneBytes: number) => void): Promise<ImportResult | null> {
+    return failing(async () => {
+      cancelling = false;
+      try {
+        const { cases, errors } = await importCases({ name: file.name, chunks: chunksOf(file, onProgress) });
+        const dataset = await saveDataset(await database(), file.name, cases);
+        return { dataset, skipped: errors.slice(0, SHOWN_ERRORS), skippedCount: errors.length };
+      } catch (error) {
+        if (error instanceof Cancelled) return null;
+        throw error instanceof DOMException ? error : new Failure("input", (error as Error).message);
+      }
+    });
+  },
+
+  /** Ask the import in progress to end. Nothing of it is stored. */
+  cancelImport(): void {
+    cancelling = true;
+  },
+
+  deleteDataset: (id: string): Promise<void> => failing(async () => deleteDataset(await database(), id)),
+
+  /** A test case of the recipe's study: the one that `seed` picks. */
+  drawCase(recipe: Recipe, seed: number): Promise<Case> {
+    return failing(async () => {
+      const test = await testCases(recipe);
+      if (test.length === 0)
+        throw new Failure("input", "The data set has no test case. Hold out a larger share for the test.");
+      return test[seed % test.length];
+    });
+  },
+
+  /** Whether this is the right answer to the case, its wording aside. */
+  isRight: (item: Case, answer: string): boolean => gradeAnswer(item, answer),
+
+  /** Remove a run and all its bytes. Rejects while a tab is at work on it. */
+  deleteRun(runId: string): Promise<void> {
+    return failing(() =>
+      withLock(runLock(runId), "This run is at work. Stop it before it is deleted.", async () =>
+        deleteRun(await database(), await openFiles(), runId),
+      ),
+    );
+  },
+
+  saveSettings: (settings: Settings): Promise<void> => failing(async () => writeSettings(await database(), settings)),
+};
+
+export type DataApi = typeof api;
+expose(api);
+
+async function* chunksOf(file: File, onProgress: (doneBytes: number) => void): AsyncGenerator<Uint8Array> {
+  let done = 0;
+  for await (const chunk of file.stream()) {
+    if (cancelling) throw new Cancelled();
+    yield chunk;
+    done += chunk.byteLength;
+    onProgress(done);
+  }
+}
+
+async function testCases({ study, seed }: Recipe): Promise<Case[]> {
+  // The generator draws test cases first, whatever comes after: little has to come.
+  if (study.kind === "hospital") return hospitalStudy({ ...study, train: 1, validation: 1 }).test;
+  const { cases } = await readDataset(await database(), study.datasetId);
+  return split(cases, { ...study, seed }, (item) => item.question).test;
+}
+
+function database(): Promise<Database> {
+  stored ??= openDatabase();
+  stored.catch(() => {
+    stored = undefined; // The next call tries again.
+  });
+  return stored;
+}
+
+/** Every failure leaves the worker with a code for a name, which is what survives the way to the page. */
+async function failing<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    throw asFailure(error);
+  }
+}

@@ -1,0 +1,182 @@
+// Owns the device that computes and the model in its memory. No other thread touches either.
+
+import { expose } from "comlink";
+import wasmUrl from "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm?url";
+import { type BackendChoice, type BackendName, startBackend } from "../src/engine/backend.ts";
+import type { AnswerMode } from "../src/protocol/data.ts";
+import { parseRecipe, type Recipe } from "../src/protocol/recipe.ts";
+import type { ModelSize } from "../src/protocol/report.ts";
+import type { ModelFiles, RunEnd, RunEvent } from "../src/protocol/run.ts";
+import { type Chat, openChat, type Reply, type ReplyOptions } from "../src/recipes/chat.ts";
+import { runRecipe } from "../src/recipes/run.ts";
+import { openCheckpoints } from "../src/storage/checkpoints.ts";
+import { type Database, openDatabase, type RunRecord } from "../src/storage/database.ts";
+import { asFailure, Failure } from "../src/storage/failure.ts";
+import { type Files, openFiles } from "../src/storage/files.ts";
+import { runLock, TRAINING, withLock } from "../src/storage/locks.ts";
+import { createRun, filePath, readRun, truncateEvents, updateRun } from "../src/storage/runs.ts";
+import { readBaseModel, siteUrl } from "./baseModels.ts";
+import { openEventLog } from "./eventLog.ts";
+import { runHost } from "./runHost.ts";
+
+/** Whom a question goes to: a base model by its name, or the model a run made. */
+export type Whom = { kind: "base"; model: string } | { kind: "run"; runId: string };
+
+export type SizedReply = Reply & { size: ModelSize };
+
+const site = siteUrl();
+let started: Promise<BackendChoice> | undefined;
+let stores: Promise<{ database: Database; files: Files }> | undefined;
+let busyWith: "run" | "answer" | null = null;
+let stopping = false;
+/** The model that answered last, kept for the next question. */
+let open: { whom: string; chat: Chat } | null = null;
+
+const api = {
+  /** Answers as soon as the thread is free. */
+  ping(): void {},
+
+  /** Choose and start what computes, once. */
+  start(prefer?: BackendName): Promise<BackendChoice> {
+    started ??= startBackend({ prefer, wasmUrl: new URL(wasmUrl, self.location.href).href });
+    started.catch(() => {
+      started = undefined; // The next call tries again.
+    });
+    return failing(started);
+  },
+
+  /** Remember a run that is to begin. */
+  createRun(recipe: Recipe): Promise<RunRecord> {
+    return failing(
+      (async () => {
+        const { database } = await storage();
+        return createRun(database, parseRecipe(recipe));
+      })(),
+    );
+  },
+
+  /** Do the run, from its newest checkpoint if it has one. Resolves when it ends, with why; what it made is stored. */
+  continueRun(runId: string, onEvent: (event: RunEvent) => void): Promise<RunEnd> {
+    return failing(
+      whileBusy("run", () =>
+        withLock(TRAINING, "Espalier is training in another tab of this browser. Wait for it or stop it there.", () =>
+          withLock(runLock(runId), "This run is open in another tab of this browser.", () => work(runId, onEvent)),
+        ),
+      ),
+    );
+  },
+
+  /** Ask the work in progress, a run or an answer, to end after its current step. */
+  stop(): void {
+    stopping = true;
+  },
+
+  /** Put a question to a model. `onText` gets the reply so far, after each token. */
+  ask(
+    whom: Whom,
+    question: string,
+    mode: AnswerMode,
+    options: ReplyOptions,
+    onText: (part: { chain: string; answer: string }) => void,
+  ): Promise<SizedReply> {
+    return failing(
+      whileBusy("answer", async () => {
+        const chat = await chatWith(whom);
+        const reply = await chat.reply(question, mode, options, onText, () => stopping);
+        return { ...reply, size: chat.size };
+      }),
+    );
+  },
+};
+
+export type GpuApi = typeof api;
+expose(api);
+
+async function work(runId: string, onEvent: (event: RunEvent) => void): Promise<RunEnd> {
+  const { database, files } = await storage();
+  closeChat(); // The run needs its memory.
+  const run = await readRun(database, runId);
+  const checkpoints = openCheckpoints(database, files, runId);
+  try {
+    const from = await checkpoints.load();
+    const told = from?.record.events ?? 0;
+    await truncateEvents(database, runId, told);
+    await updateRun(database, runId, { status: "running", message: undefined });
+    const log = openEventLog(database, runId, told);
+    const host = runHost({ database, files, run, checkpoints, log, site, onEvent, stopping: () => stopping });
+    const end = await runRecipe(run.recipe, host, await started!, from ?? undefined);
+    await log.flush();
+    await updateRun(
+      database,
+      runId,
+      end.type === "finished" ? { status: "finished", report: end.report } : { status: "stopped" },
+    );
+    return end;
+  } catch (error) {
+    const { message } = asFailure(error);
+    await updateRun(database, runId, { status: "failed", message }).catch(() => {}); // The first failure is the one to tell.
+    throw error;
+  }
+}
+
+async function chatWith(whom: Whom): Promise<Chat> {
+  const key = JSON.stringify(whom);
+  if (open?.whom === key) return open.chat;
+  closeChat();
+  const files = whom.kind === "base" ? await readBaseModel(whom.model, site) : await readTunedModel(whom.runId);
+  open = { whom: key, chat: openChat(files) };
+  return open.chat;
+}
+
+function closeChat(): void {
+  open?.chat.dispose();
+  open = null;
+}
+
+async function readTunedModel(runId: string): Promise<ModelFiles> {
+  const { files } = await storage();
+  const read = (name: string) => files.read(filePath(runId, `model/${name}`));
+  const json = async (name: string): Promise<unknown> => JSON.parse(new TextDecoder().decode(await read(name)));
+  return {
+    config: await json("config.json"),
+    tokenizer: await json("tokenizer.json"),
+    tokenizerConfig: await json("tokenizer_config.json"),
+    weights: await read("model.safetensors"),
+  };
+}
+
+function storage(): Promise<{ database: Database; files: Files }> {
+  stores ??= Promise.all([openDatabase(), openFiles()]).then(([database, files]) => ({ database, files }));
+  stores.catch(() => {
+    stores = undefined; // The next call tries again.
+  });
+  return stores;
+}
+
+/** One thing at a time: runs and answers share the device. */
+async function whileBusy<T>(what: "run" | "answer", task: () => Promise<T>): Promise<T> {
+  if (!started) throw new Failure("engine", "The engine was not started before it was given work.");
+  await started;
+  if (busyWith) {
+    throw new Failure(
+      "busy",
+      busyWith === "run" ? "A run is under way: stop it or wait for it." : "A question is being answered.",
+    );
+  }
+  busyWith = what;
+  stopping = false;
+  try {
+    return await task();
+  } finally {
+    busyWith = null;
+  }
+}
+
+/** Every failure leaves the worker with a code for a name, which is what survives the way to the page. */
+async function failing<T>(result: Promise<T>): Promise<T> {
+  try {
+    return await result;
+  } catch (error) {
+    throw asFailure(error);
+  }
+}

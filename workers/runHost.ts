@@ -1,0 +1,57 @@
+// Where a run lives in a browser: models beside the page, records and bytes in its storage.
+
+import type { CaseStudy } from "../src/protocol/data.ts";
+import type { RunEvent, RunHost } from "../src/protocol/run.ts";
+import type { Checkpoints } from "../src/storage/checkpoints.ts";
+import type { Database, RunRecord } from "../src/storage/database.ts";
+import { readDataset } from "../src/storage/datasets.ts";
+import { Failure } from "../src/storage/failure.ts";
+import type { Files } from "../src/storage/files.ts";
+import { writeRunFile } from "../src/storage/runs.ts";
+import { split } from "../src/data/splits.ts";
+import { readBaseModel } from "./baseModels.ts";
+import type { EventLog } from "./eventLog.ts";
+
+export interface HostParts {
+  database: Database;
+  files: Files;
+  run: RunRecord;
+  checkpoints: Checkpoints;
+  log: EventLog;
+  site: URL;
+  onEvent: (event: RunEvent) => void;
+  stopping: () => boolean;
+}
+
+export function runHost({ database, files, run, checkpoints, log, site, onEvent, stopping }: HostParts): RunHost {
+  return {
+    readModel: (name) => readBaseModel(name, site),
+    readStudy: (datasetId) => readStudy(database, run, datasetId),
+
+    async saveCheckpoint(checkpoint) {
+      const events = await log.flush();
+      await checkpoints.save(checkpoint, events);
+    },
+
+    async writeFile(name, bytes) {
+      await writeRunFile(database, files, run.id, name, bytes);
+    },
+
+    onEvent(event) {
+      log.add(event);
+      onEvent(event);
+    },
+
+    stopping,
+    description: navigator.userAgent,
+  };
+}
+
+async function readStudy(database: Database, { recipe }: RunRecord, datasetId: string): Promise<CaseStudy> {
+  const { study, seed } = recipe;
+  if (study.kind !== "imported")
+    throw new Failure("input", "The recipe names no imported data set, yet one was asked for.");
+  const { record, cases } = await readDataset(database, datasetId);
+  const parts = split(cases, { validation: study.validation, test: study.test, seed }, (item) => item.question);
+  return { name: record.name, seed, ...parts };
+}
