@@ -21,7 +21,8 @@ interface Option {
  * Remove units in the order of their score per parameter until `share` of all parameters is gone.
  *
  * Scores of different layers and kinds are compared as they are: normalising them per layer makes the cut worse. Every
- * layer keeps at least one head, one block of channels in each network, and as many experts as a token is sent to.
+ * layer keeps at least one head, one block of channels in each network, and as many experts as a token is sent to (all
+ * of them where the router chooses among groups of experts: the groups have to stay of one size).
  * Throws if the share cannot be reached so.
  */
 export function planByBudget(model: Model, scores: Scores, share: number): Plan {
@@ -51,7 +52,7 @@ export function keepAll(layer: Layer, model: Model): LayerPlan {
   const offsets = mlp.kind === "experts" ? mlp.experts.offsets : [0];
   return {
     heads: range(headCount(layer, model)),
-    channels: range(dense ? dense.gateProj.weight.shape[0]! : 0),
+    channels: range(dense ? dense.gateProj.weight.shape[0] : 0),
     experts: range(offsets.length - 1),
     expertChannels: offsets.slice(1).map((to, e) => range(to - offsets[e])),
   };
@@ -84,7 +85,7 @@ function headCost({ selfAttn: p }: Layer, { config }: Model): number {
   const D = config.hiddenSize;
   if (p.kind === "grouped") {
     const { headDim } = config as Qwen2Config;
-    const queriesPerGroup = p.qProj.weight.shape[0]! / p.kProj.weight.shape[0]!;
+    const queriesPerGroup = p.qProj.weight.shape[0] / p.kProj.weight.shape[0];
     return headDim * (queriesPerGroup * (2 * D + 1) + 2 * (D + 1));
   }
   const { qLoraRank, kvLoraRank: R, qkNopeHeadDim: N, qkRopeHeadDim: P, vHeadDim: V } = config as DeepSeekConfig;
@@ -115,8 +116,10 @@ function channelOptions(kept: number[], scores: number[], cost: number, keep: (k
 }
 
 function expertOptions(plan: LayerPlan, scores: Scores["layers"][number], model: Model): Option[] {
-  const { hiddenSize: D, numExpertsPerTok } = model.config as DeepSeekConfig;
+  const { hiddenSize: D, numExpertsPerTok, nGroup, topkMethod } = model.config as DeepSeekConfig;
   const cost = 3 * D;
+  const routerCost = D + (topkMethod === "noaux_tc" ? 1 : 0); // A row of the router, and its bias where there is one.
+  const fewest = nGroup > 1 ? plan.experts.length : numExpertsPerTok;
   return plan.experts.flatMap((expert) => {
     const all = plan.expertChannels[expert];
     let gone = false;
@@ -124,12 +127,12 @@ function expertOptions(plan: LayerPlan, scores: Scores["layers"][number], model:
       plan.expertChannels[expert] = kept;
     });
     const whole: Option = {
-      value: scores.experts[expert] / (all.length * cost + D + 1),
+      value: scores.experts[expert] / (all.length * cost + routerCost),
       remove: () => {
-        if (gone || plan.experts.length <= numExpertsPerTok) return 0;
+        if (gone || plan.experts.length <= fewest) return 0;
         gone = true;
         plan.experts = plan.experts.filter((kept) => kept !== expert);
-        const freed = plan.expertChannels[expert].length * cost + D + 1; // With its row of the router and its bias.
+        const freed = plan.expertChannels[expert].length * cost + routerCost;
         plan.expertChannels[expert] = [];
         return freed;
       },

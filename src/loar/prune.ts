@@ -81,7 +81,7 @@ export function keepHeads(p: Attention, keep: number[], config: DeepSeekConfig):
 
 /** Keep only these key-value groups, each with all of its query heads. */
 export function keepGroups(p: GroupedAttention, keep: number[], { headDim }: Qwen2Config): GroupedAttention {
-  const queriesPerGroup = p.qProj.weight.shape[0]! / p.kProj.weight.shape[0]!;
+  const queriesPerGroup = p.qProj.weight.shape[0] / p.kProj.weight.shape[0];
   const queryBlocks = blocks(keep, headDim * queriesPerGroup); // Query heads of a group lie side by side.
   return {
     kind: "grouped",
@@ -105,7 +105,7 @@ export function keepChannels(p: Mlp, keep: number[]): Mlp {
 export function keepExperts(p: ExpertWeights, plan: LayerPlan): ExpertWeights {
   const rows = plan.experts.flatMap((e) => plan.expertChannels[e].map((channel) => p.offsets[e] + channel));
   const offsets = [0];
-  for (const e of plan.experts) offsets.push(offsets.at(-1)! + plan.expertChannels[e].length);
+  for (const e of plan.experts) offsets.push(offsets.at(-1) + plan.expertChannels[e].length);
   return { gate: take(p.gate, rows, 0), up: take(p.up, rows, 0), down: take(p.down, rows, 1), offsets };
 }
 
@@ -158,20 +158,28 @@ function sizesOf({ selfAttn: p, mlp }: Layer, config: ModelConfig): LayerSizes {
           numKeyValueHeads: p.oProj.weight.shape[1]! / (config as DeepSeekConfig).vHeadDim,
         }
       : {
-          numAttentionHeads: p.qProj.weight.shape[0]! / (config as Qwen2Config).headDim,
-          numKeyValueHeads: p.kProj.weight.shape[0]! / (config as Qwen2Config).headDim,
+          numAttentionHeads: p.qProj.weight.shape[0] / (config as Qwen2Config).headDim,
+          numKeyValueHeads: p.kProj.weight.shape[0] / (config as Qwen2Config).headDim,
         };
-  if (mlp.kind === "dense") return { ...attention, intermediateSize: mlp.gateProj.weight.shape[0]! };
+  if (mlp.kind === "dense") return { ...attention, intermediateSize: mlp.gateProj.weight.shape[0] };
   const { offsets } = mlp.experts;
   return {
     ...attention,
-    sharedIntermediateSize: mlp.sharedExperts ? mlp.sharedExperts.gateProj.weight.shape[0]! : 0,
+    sharedIntermediateSize: mlp.sharedExperts ? mlp.sharedExperts.gateProj.weight.shape[0] : 0,
     expertIntermediateSizes: offsets.slice(1).map((to, e) => to - offsets[e]),
   };
 }
 
-/** A copy with weights of its own. */
+/** A copy with weights of its own, adapters and multi-token prediction layers too. */
 export function copyModel(model: Model): Model {
   const layers = model.layers.map((layer) => keepAll(layer, model));
-  return { ...prune(model, { layers, removedParameters: 0, removedShare: 0 }), config: model.config };
+  const copied = prune(model, { layers, removedParameters: 0, removedShare: 0 });
+  const mtp = model.mtp.map(({ enorm, hnorm, ehProj, layer, sharedHeadNorm }) => ({
+    enorm: { weight: copy(enorm.weight) },
+    hnorm: { weight: copy(hnorm.weight) },
+    ehProj: copyLinear(ehProj),
+    layer: pruneLayer(layer, keepAll(layer, model), model.config),
+    sharedHeadNorm: { weight: copy(sharedHeadNorm.weight) },
+  }));
+  return { ...copied, mtp, config: model.config };
 }
