@@ -18,23 +18,23 @@ import { multiply } from "./matmul.ts";
  * For a mean over tokens the weights add up to 1. Rows of weight 0 are padding. Weights have no gradient.
  */
 export function headLoss(h: tf.Tensor, weight: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor): tf.Scalar {
-  if (h.shape[1]! !== weight.shape[1]! || targets.size !== h.shape[0]! || weights.size !== h.shape[0]!) {
+  if (h.shape[1]! !== weight.shape[1]! || targets.size !== h.shape[0] || weights.size !== h.shape[0]) {
     throw new Error(
       `headLoss: h is [${h.shape}], weight is [${weight.shape}], targets [${targets.shape}], weights [${weights.shape}]`,
     );
   }
   if (!hasKernel("HeadLoss")) return headLossReference(h, weight, targets, weights);
   const weightGradient = wantsGradient(weight);
-  const [loss, logsumexp] = runOps("HeadLoss", { h, weight, targets, weights }, { weightGradient });
-  logsumexp.dispose(); // The tape has a clone where it needs one.
+  const [loss, ...kept] = runOps("HeadLoss", { h, weight, targets, weights }, { weightGradient });
+  tf.dispose(kept); // The tape has clones where it needs them.
   return loss as tf.Scalar;
 }
 
 /** The definition in plain operations. */
 export function headLossReference(h: tf.Tensor, weight: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor): tf.Scalar {
-  const logits = tf.matMul(h as tf.Tensor2D, weight as tf.Tensor2D, false, true); // [M, V]
+  const logits = tf.matMul(h, weight, false, true); // [M, V]
   const own = tf
-    .oneHot(targets as tf.Tensor1D, weight.shape[0]!)
+    .oneHot(targets as tf.Tensor1D, weight.shape[0])
     .mul(logits)
     .sum(-1);
   return tf.logSumExp(logits, -1).sub(own).mul(weights).sum() as tf.Scalar;
@@ -45,19 +45,29 @@ interface Attributes {
   weightGradient: boolean;
 }
 
-/** Outputs: loss [], logsumexp of each row [M] (kept for the gradient). */
+/**
+ * Outputs: loss [], logsumexp of each row [M] (kept for the gradient). While the tape records, a backend may add the
+ * gradients at dy = 1, as the logits are at hand: dh [M, D], and dweight [V, D] with weightGradient.
+ */
 defineOp<Attributes>({
   name: "HeadLoss",
   saves: ["h", "weight", "targets", "weights"],
-  savesOutputs: [false, true],
-  wasm: ({ h, weight, targets, weights }) => {
+  savesOutputs: [false, true, true, true],
+  wasm: ({ h, weight, targets, weights }, { weightGradient }) => {
     const [M, D] = h.shape;
     const V = weight.shape[0];
-    const [loss, logsumexp] = [make([]), make([M])];
-    const addresses = [at(h), at(weight), at(targets), at(weights), at(loss), at(logsumexp)] as const;
-    const wrong = cpu().headLoss(...addresses, M, D, V, workspace(cpu().headLossBytes()));
+    const work = workspace(cpu().headLossBytes());
+    const wrong = cpu().firstWrongTarget(at(targets), at(weights), M, V);
     if (wrong >= 0) throw new Error(`headLoss: target ${view(targets)[wrong]} is not in the vocabulary of ${V}`);
-    return [loss, logsumexp];
+    const outputs = [make([]), make([M])];
+    const withGradients = tf.engine().state.gradientDepth > 0 && V <= cpu().headLossWidestRow();
+    if (withGradients) outputs.push(make(h.shape));
+    if (withGradients && weightGradient) outputs.push(make(weight.shape));
+    const [loss, logsumexp, dh, dweight = 0] = outputs.map(at);
+    const addresses = [at(h), at(weight), at(targets), at(weights), loss, logsumexp] as const;
+    if (withGradients) cpu().headLossAndGradient(...addresses, dh, dweight, M, D, V, work);
+    else cpu().headLoss(...addresses, M, D, V, work);
+    return outputs;
   },
   webgpu: ({ h, weight, targets, weights }) => {
     const M = h.shape[0];
@@ -78,9 +88,12 @@ defineOp<Attributes>({
     });
     return [loss, logsumexp];
   },
-  gradient: ([dy], [h, weight, targets, weights, logsumexp], { weightGradient }) => {
+  gradient: ([dy], [h, weight, targets, weights, logsumexp, ...ready], { weightGradient }) => {
     const inputs = { dy, h, weight, targets, weights, logsumexp };
-    const [dh, dweight] = runOps("HeadLossGradient", inputs, { weightGradient });
+    const [dh, dweight] =
+      ready.length > 0
+        ? ready.map((gradient) => gradient.mul(dy))
+        : runOps("HeadLossGradient", inputs, { weightGradient });
     // A weight that is computed from a leaf is none itself, but its gradient is wanted all the same.
     const late = () => runOps("HeadLossGradient", inputs, { weightGradient: true })[1];
     return {

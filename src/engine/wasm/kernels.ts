@@ -180,6 +180,8 @@ export interface CpuKernels {
   storeRows(target: Address, rows: Address, slots: Address, count: number, width: number, targetRows: number): number;
   copyRows(from: Address, fromLd: number, to: Address, toLd: number, count: number, width: number): void;
   headLossBytes(): number;
+  headLossWidestRow(): number;
+  firstWrongTarget(targets: Address, weights: Address, m: number, v: number): number;
   headLoss(
     h: Address,
     weight: Address,
@@ -191,7 +193,21 @@ export interface CpuKernels {
     d: number,
     v: number,
     work: Address,
-  ): number;
+  ): void;
+  headLossAndGradient(
+    h: Address,
+    weight: Address,
+    targets: Address,
+    weights: Address,
+    loss: Address,
+    logsumexp: Address,
+    dh: Address,
+    dweight: Address,
+    m: number,
+    d: number,
+    v: number,
+    work: Address,
+  ): void;
   headLossGradient(
     dy: Address,
     h: Address,

@@ -23,7 +23,7 @@ function splitV(stock: tf.KernelFunc): tf.KernelFunc {
     const { numOrSizeSplits, axis } = call.attrs as unknown as tf.SplitVAttrs;
     if (!hasWords(x)) return stock(call);
     const [split] = tf.util.parseAxisParam(axis, x.shape);
-    const sizes = tf.backend_util.prepareSplitSize(x as tf.Tensor, numOrSizeSplits, split);
+    const sizes = tf.backend_util.prepareSplitSize(x, numOrSizeSplits, split);
     const rows = tf.util.sizeFromShape(x.shape.slice(0, split));
     const inner = tf.util.sizeFromShape(x.shape.slice(split + 1));
     let from = at(x);
@@ -44,7 +44,7 @@ function concat(stock: tf.KernelFunc): tf.KernelFunc {
     const [axis] = tf.util.parseAxisParam((call.attrs as unknown as tf.ConcatAttrs).axis, parts[0].shape);
     const shapes = parts.map(({ shape }) => shape);
     tf.backend_util.assertParamsConsistent(shapes, axis);
-    const whole = make(tf.backend_util.computeOutShape(shapes, axis), parts[0].dtype as "float32" | "int32");
+    const whole = make(tf.backend_util.computeOutShape(shapes, axis), parts[0].dtype);
     const rows = tf.util.sizeFromShape(whole.shape.slice(0, axis));
     const width = tf.util.sizeFromShape(whole.shape.slice(axis));
     let to = at(whole);

@@ -1,22 +1,34 @@
 // The head and its cross-entropy, a block of tokens by a block of the vocabulary at a time: no more than one block of
-// logits (256 KB) is ever held, whatever the vocabulary.
+// logits is ever held, whatever the vocabulary. With the gradients at once, where whole rows of logits fit into a block:
+// that saves computing the logits again.
 
 import { gemm } from "./gemm";
 import { at, clear, exp1, exp4, log1, sum4 } from "./math";
 
 const TOKENS = 256;
 const WORDS = 256;
+const WHOLE_ROWS = 1 << 18; // Elements of a block of whole rows (1 MB),
+const FEWEST_TOKENS = 32; // of at least so many tokens: fewer make slow products.
 
-/** Bytes of working memory that both functions want. */
+/** Bytes of working memory that the functions here want. */
 export function headLossBytes(): i32 {
-  return (TOKENS * WORDS + 3 * TOKENS) << 2;
+  return (WHOLE_ROWS + 3 * TOKENS) << 2;
 }
 
-/**
- * h: [m, d], weight: [v, d], targets: int32 [m], weights: [m] -> loss: [], logsumexp: [m].
- *
- * Returns the first row whose target is no word though its weight is not 0, or -1.
- */
+/** The largest vocabulary for `headLossAndGradient`. */
+export function headLossWidestRow(): i32 {
+  return WHOLE_ROWS / FEWEST_TOKENS;
+}
+
+/** The first row whose target is no word though its weight is not 0, or -1. */
+export function firstWrongTarget(targets: usize, weights: usize, m: i32, v: i32): i32 {
+  for (let row = 0; row < m; row++) {
+    if (load<u32>(at(targets, row)) >= <u32>v && load<f32>(at(weights, row)) != 0) return row;
+  }
+  return -1;
+}
+
+/** h: [m, d], weight: [v, d], targets: int32 [m], weights: [m] -> loss: [], logsumexp: [m]. */
 export function headLoss(
   h: usize,
   weight: usize,
@@ -28,10 +40,7 @@ export function headLoss(
   d: i32,
   v: i32,
   work: usize,
-): i32 {
-  for (let row = 0; row < m; row++) {
-    if (load<u32>(at(targets, row)) >= <u32>v && load<f32>(at(weights, row)) != 0) return row;
-  }
+): void {
   const logits = work;
   const largest = at(work, TOKENS * WORDS);
   const sums = at(largest, TOKENS);
@@ -60,7 +69,6 @@ export function headLoss(
     }
   }
   store<f32>(loss, <f32>total);
-  return -1;
 }
 
 /** Take a row of n logits into the running maximum and the running sum of e^(logit - maximum). */
@@ -81,6 +89,52 @@ function addExponentials(row: usize, n: i32, largest: usize, sum: usize): void {
   for (; i < n; i++) rest += exp1(load<f32>(at(row, i)) - most);
   store<f32>(sum, load<f32>(sum) * exp1(before - most) + (sum4(sums) + rest));
   store<f32>(largest, most);
+}
+
+/**
+ * The same, and its gradients at dy = 1: dh: [m, d], and dweight: [v, d] unless its address is 0. `v` is at most
+ * `headLossWidestRow()`.
+ */
+export function headLossAndGradient(
+  h: usize,
+  weight: usize,
+  targets: usize,
+  weights: usize,
+  loss: usize,
+  logsumexp: usize,
+  dh: usize,
+  dweight: usize,
+  m: i32,
+  d: i32,
+  v: i32,
+  work: usize,
+): void {
+  const most = min(TOKENS, WHOLE_ROWS / v);
+  const largest = at(work, WHOLE_ROWS);
+  const sum = at(largest, 1);
+  let total: f64 = 0;
+  if (dweight && m == 0) clear(dweight, v * d);
+  for (let m0 = 0; m0 < m; m0 += most) {
+    const tokens = min(most, m - m0);
+    const rows = at(h, m0 * d);
+    gemm(false, true, tokens, v, d, rows, d, weight, d, work, v, false);
+    for (let i = 0; i < tokens; i++) {
+      const row = at(work, i * v);
+      const w = load<f32>(at(weights, m0 + i));
+      const target = load<i32>(at(targets, m0 + i));
+      store<f32>(largest, -Infinity);
+      store<f32>(sum, 0);
+      addExponentials(row, v, largest, sum);
+      const normalizer = load<f32>(largest) + <f32>log1(load<f32>(sum));
+      store<f32>(at(logsumexp, m0 + i), normalizer);
+      if (w != 0) total += <f64>w * (<f64>normalizer - <f64>load<f32>(at(row, target)));
+      scaleProbabilities(row, v, normalizer, w);
+      if (<u32>target < <u32>v) store<f32>(at(row, target), load<f32>(at(row, target)) - w);
+    }
+    gemm(false, false, tokens, d, v, work, v, weight, d, at(dh, m0 * d), d, false);
+    if (dweight) gemm(true, false, v, d, tokens, work, v, rows, d, dweight, d, m0 > 0);
+  }
+  store<f32>(loss, <f32>total);
 }
 
 /**

@@ -14,5 +14,12 @@ export {
 export { route, routeGradient } from "./route";
 export { experts, expertsBytes, expertsGradient, expertsGradientBytes } from "./experts";
 export { copyRows, storeRows, takeRows, takeRowsGradient } from "./rows";
-export { headLoss, headLossBytes, headLossGradient } from "./headLoss";
+export {
+  firstWrongTarget,
+  headLoss,
+  headLossAndGradient,
+  headLossBytes,
+  headLossGradient,
+  headLossWidestRow,
+} from "./headLoss";
 export { adamW, squaredSum } from "./adamW";
