@@ -7,7 +7,7 @@ import type { Import } from "./imports.ts";
 import { importsOf } from "./imports.ts";
 
 const base = ["engine", "formats", "protocol"];
-const trained = ["engine", "models", "data", "protocol"];
+const trained = ["engine", "formats", "models", "data", "protocol"];
 const onTraining = ["training", ...trained];
 const parts = ["models", "data", "training", "loar", "cot", "sft", "evaluation", "privacy", "storage"];
 const everything = [...base, ...parts, "recipes"];
@@ -40,8 +40,8 @@ const PACKAGES: [package_: RegExp, allowed: (file: string) => boolean, where: st
   [/^idb$/, (file) => folderOf(file) === "storage", "src/storage"],
   [
     /^comlink$/,
-    (file) => folderOf(file) === "workers" || file === "src/app/client.ts",
-    "workers and src/app/client.ts",
+    (file) => folderOf(file) === "workers" || ["src/app/client.ts", "src/app/thread.ts"].includes(file),
+    "workers and the page's client",
   ],
   [/^preact|^@preact\/|^uplot/, (file) => folderOf(file) === "app", "src/app"],
   [/^node:|^webgpu$/, (file) => folderOf(file) === "cli", "src/cli"],

@@ -183,7 +183,7 @@ function readCurve(out: string): PretrainEvent[] {
     .split("\n")
     .map((line) => JSON.parse(line) as PretrainEvent);
   const told = new Map(events.map((event) => [`${event.type} ${event.step}`, event]));
-  return [...told.values()].sort((a, b) => a.step - b.step);
+  return [...told.values()].toSorted((a, b) => a.step - b.step);
 }
 
 async function publish(

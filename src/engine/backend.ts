@@ -74,3 +74,6 @@ async function startCpu(reason: string): Promise<BackendChoice> {
 function fail(name: BackendName, problem: string): never {
   throw new Error(`The backend ${name} was asked for and cannot be had: ${problem}.`);
 }
+
+/** The version of TensorFlow.js that computes. */
+export const TENSORFLOW_VERSION: string = tf.version_core;

@@ -39,7 +39,7 @@ export async function askAll(
   const startedMs = performance.now();
   const prompts = cases.map((item) => Int32Array.from(promptIds(tokenizer, item.question, mode)));
   // Questions of like length side by side: less padding. The order of the results is the cases'.
-  const order = cases.map((_, i) => i).sort((a, b) => prompts[a].length - prompts[b].length || a - b);
+  const order = cases.map((_, i) => i).toSorted((a, b) => prompts[a].length - prompts[b].length || a - b);
   const replies: number[][] = new Array(cases.length);
   for (let from = 0; from < order.length; from += options.batch) {
     const group = order.slice(from, from + options.batch);
@@ -73,7 +73,7 @@ function grade(
   const right = truth.map((label, i) => predicted[i] === label);
   const correct = count(right);
   const { chainRight } = grader;
-  const slices = [...new Set(cases.flatMap((item) => [item.language, ...item.slices]))].sort();
+  const slices = [...new Set(cases.flatMap((item) => [item.language, ...item.slices]))].toSorted();
   return {
     mode,
     n: cases.length,

@@ -88,7 +88,7 @@ function hasChannels({ mlp }: Layer): boolean {
 /** Heads that can go one by one; with grouped queries, key-value groups. */
 export function headCount({ selfAttn: p }: Layer, { config }: Model): number {
   if (p.kind === "latent") return p.oProj.weight.shape[1]! / (config as DeepSeekConfig).vHeadDim;
-  return p.kProj.weight.shape[0]! / (config as Qwen2Config).headDim;
+  return p.kProj.weight.shape[0] / (config as Qwen2Config).headDim;
 }
 
 function byExpert({ mlp }: Layer, columns: number[]): number[][] {
@@ -187,7 +187,7 @@ function emptySums(model: Model): LayerScores[] {
     const offsets = mlp.kind === "experts" ? mlp.experts.offsets : [0];
     return {
       heads: zeros(headCount(layer, model)),
-      channels: zeros(dense ? dense.gateProj.weight.shape[0]! : 0),
+      channels: zeros(dense ? dense.gateProj.weight.shape[0] : 0),
       experts: zeros(offsets.length - 1),
       expertChannels: offsets.slice(1).map((to, e) => zeros(to - offsets[e])),
       attention: 0,
@@ -230,7 +230,7 @@ export function rankCorrelation(a: number[], b: number[]): number {
 }
 
 function ranks(values: number[]): number[] {
-  const order = values.map((_, i) => i).sort((i, j) => values[i] - values[j]);
+  const order = values.map((_, i) => i).toSorted((i, j) => values[i] - values[j]);
   const result = new Array<number>(values.length);
   for (let from = 0; from < order.length; ) {
     let to = from;

@@ -76,8 +76,8 @@ function buildMoe(config: DeepSeekConfig, read: ReadWeight, index: number): Moe 
 /** The checkpoint has one set of matrices per expert; the tree has them one below the other. */
 function stackExperts(read: ReadWeight, at: string, D: number, widths: number[]): ExpertWeights {
   const offsets = [0];
-  for (const width of widths) offsets.push(offsets.at(-1)! + width);
-  const S = offsets.at(-1)!;
+  for (const width of widths) offsets.push(offsets.at(-1) + width);
+  const S = offsets.at(-1);
   const gate = new Float32Array(S * D);
   const up = new Float32Array(S * D);
   const down = new Float32Array(D * S);

@@ -26,7 +26,7 @@ export interface GenerateOptions {
 export async function generate(model: Model, prompts: Int32Array[], options: GenerateOptions): Promise<number[][]> {
   const longest = Math.max(...prompts.map((prompt) => prompt.length));
   const slots = longest + options.maxNewTokens;
-  const most = model.rope.cos.shape[0]!;
+  const most = model.rope.cos.shape[0];
   if (slots > most || prompts.some((prompt) => prompt.length === 0)) {
     throw new Error(
       `generate: prompts of 1 to ${most - options.maxNewTokens} tokens are wanted, the longest has ${longest}. ` +

@@ -29,7 +29,7 @@ export function groupedAttention(
 ): tf.Tensor {
   const { headDim: D } = config;
   const [B, T] = x.shape as [number, number];
-  const [H, G] = [p.oProj.weight.shape[1]! / D, p.kProj.weight.shape[0]! / D]; // From the weights: they may be pruned.
+  const [H, G] = [p.oProj.weight.shape[1]! / D, p.kProj.weight.shape[0] / D]; // From the weights: they may be pruned.
   const scale = 1 / Math.sqrt(D);
   const q = rotate(linear(p.qProj, x).reshape([B, T, H, D]), place.positions, rope);
   const k = rotate(linear(p.kProj, x).reshape([B, T, G, D]), place.positions, rope);
@@ -54,6 +54,6 @@ export function groupedCache(
   slots: number,
   { headDim: D }: Qwen2Config,
 ): LayerCache {
-  const G = p.kProj.weight.shape[0]! / D;
+  const G = p.kProj.weight.shape[0] / D;
   return { keys: tf.zeros([rows, slots, G, D]), values: tf.zeros([rows, slots, G, D]), absorbed: null };
 }

@@ -33,7 +33,7 @@ export function moe(p: Moe, x: tf.Tensor, config: DeepSeekConfig, observe?: (cho
 }
 
 function routeOptions(p: Moe, config: DeepSeekConfig): RouteOptions {
-  const E = p.gate.weight.shape[0]!;
+  const E = p.gate.weight.shape[0];
   return {
     topK: Math.min(config.numExpertsPerTok, E), // A pruned layer may have fewer experts than tokens choose.
     scoring: config.scoringFunc,

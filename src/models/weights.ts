@@ -292,7 +292,7 @@ export function modelSize(model: Model): ModelSize {
 }
 
 function kindOf(name: string): Exclude<keyof ModelSize, "total"> {
-  if (/norm\.weight$/.test(name)) return "norms";
+  if (name.endsWith("norm.weight")) return "norms";
   if (/embed_tokens|lm_head/.test(name)) return "embedding";
   if (/self_attn|eh_proj/.test(name)) return "attention";
   if (/mlp\.gate\./.test(name)) return "router";

@@ -4,8 +4,7 @@ import type { AnswerMode, Batch } from "../protocol/data.ts";
 import { makeBatch } from "../data/batches.ts";
 import { exampleOf } from "../data/chat.ts";
 import { checkTokenizerFits, openTokenizer, type Tokenizer } from "../data/tokenizer.ts";
-import type { BackendChoice } from "../engine/backend.ts";
-import * as tf from "../engine/tf.ts";
+import { type BackendChoice, TENSORFLOW_VERSION } from "../engine/backend.ts";
 import { askAll } from "../evaluation/answers.ts";
 import { measureLatency } from "../evaluation/latency.ts";
 import { readConfig, writeConfig } from "../formats/hfConfig.ts";
@@ -118,7 +117,7 @@ function firstState(recipe: Recipe, model: Model, backend: BackendChoice, host: 
       device: backend.device,
       reason: backend.reason,
       espalier: ESPALIER_VERSION,
-      tensorflowJs: tf.version_core,
+      tensorflowJs: TENSORFLOW_VERSION,
       host: host.description,
     },
     model: { name: recipe.model, before: size, after: size },
@@ -354,7 +353,7 @@ async function validationLoss(run: Run, model: Model, mode: AnswerMode): Promise
 
 /** Longest sequence the model has positions for. */
 function longest(model: Model): number {
-  return model.rope.cos.shape[0]!;
+  return model.rope.cos.shape[0];
 }
 
 async function checkpoint(run: Run): Promise<void> {

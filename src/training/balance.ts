@@ -22,7 +22,7 @@ export function observeLoad(): LoadObserver {
       for (const [index, chosen] of chosenBy) {
         const { mlp } = model.layers[index];
         if (mlp.kind !== "experts") continue;
-        const load = expertLoad(await chosen.data(), mlp.gate.weight.shape[0]!);
+        const load = expertLoad(await chosen.data(), mlp.gate.weight.shape[0]);
         chosen.dispose();
         const mean = load.reduce((sum, count) => sum + count, 0) / load.length;
         worst = Math.max(worst, Math.max(...load) / mean);

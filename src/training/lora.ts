@@ -4,7 +4,7 @@ import { randomBits } from "../engine/random.ts";
 import * as tf from "../engine/tf.ts";
 import { type Adapter, adapterScale } from "../formats/peftAdapter.ts";
 import type { Model } from "../models/decoder.ts";
-import { type Linear, type Lora, mergedWeight } from "../models/layers.ts";
+import { type Lora, mergedWeight } from "../models/layers.ts";
 import { linearSlots, type NamedTensor } from "../models/weights.ts";
 
 export interface LoraSettings {
@@ -52,7 +52,7 @@ export function loraTensors(model: Model): NamedTensor[] {
 export function mergeLora(model: Model): void {
   for (const { linear } of linearSlots(model)) {
     if (!linear.lora) continue;
-    const merged = mergedWeight(linear as Linear);
+    const merged = mergedWeight(linear);
     linear.weight.dispose();
     linear.weight = merged;
     dropAdapter(linear);
@@ -79,7 +79,7 @@ export async function adapterOf(model: Model, baseModel: string): Promise<Adapte
     if (!linear.lora) continue;
     const { a, b } = linear.lora;
     const [out, width] = linear.weight.shape as [number, number];
-    [scale, rank] = [linear.lora.scale, a.shape[0]!];
+    [scale, rank] = [linear.lora.scale, a.shape[0]];
     modules.set(name, {
       a: (await a.data()) as Float32Array,
       b: (await b.data()) as Float32Array,

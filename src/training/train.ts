@@ -1,5 +1,6 @@
 // The training loop: steps over batches that are a function of the step, so that a resumed run sees what it would have seen.
 
+import { gpuErrors } from "../engine/device.ts";
 import { valueAndGradients } from "../engine/gradients.ts";
 import * as tf from "../engine/tf.ts";
 import { languageModelLoss, type Model } from "../models/decoder.ts";
@@ -48,7 +49,7 @@ export async function train(model: Model, optimizer: Optimizer, options: TrainOp
 /**
  * Update the optimizer's active parameters by the gradient of this batch's loss. Returns the loss before the update.
  *
- * Throws if the loss is not a number. The update has then been done: take the weights from the last checkpoint.
+ * Throws if the loss is not a number, or if the GPU reported an error: WebGPU drops failed work silently. The update has then been done: take the weights from the last checkpoint.
  */
 export async function trainStep(
   model: Model,
@@ -58,6 +59,7 @@ export async function trainStep(
   active: boolean[] = optimizer.parameters.map(() => true),
   onRoute?: (layer: number, chosen: tf.Tensor) => void,
 ): Promise<number> {
+  const errorsBefore = gpuErrors().count;
   const loss = tf.tidy(() => {
     const input = lossInput(batch);
     const leaves = optimizer.parameters.filter((_, i) => active[i]).map(({ tensor }) => tensor);
@@ -69,6 +71,13 @@ export async function trainStep(
   });
   const [value] = await loss.data();
   loss.dispose();
+  const { count, latest } = gpuErrors();
+  if (count > errorsBefore) {
+    throw new Error(
+      `The GPU refused work in step ${optimizer.step}, so its result cannot be trusted (${latest}). ` +
+        "The last checkpoint is unharmed: resume from it, or run on the CPU.",
+    );
+  }
   if (!Number.isFinite(value)) {
     throw new Error(
       `The loss became ${value} at step ${optimizer.step}. Lower the learning rate; the last checkpoint is unharmed.`,
