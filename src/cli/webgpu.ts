@@ -1,30 +1,37 @@
 // WebGPU in Node: the npm package `webgpu` (Dawn, the implementation in Chromium), put where browsers have it.
 
+import { existsSync } from "node:fs";
 import { constants } from "node:os";
 import { join } from "node:path";
 import { findSoftwareGpu } from "./chromium.mjs";
 
 const RTLD_NODELETE = 0x1000; // Linux: once loaded, it stays.
 
-/**
- * Put `navigator.gpu` and WebGPU's classes on the global object.
- *
- * driver "system": this machine's GPU. "software": the Vulkan driver of a Chromium on this machine, which computes on the
- * processor. Throws if the driver asked for is missing. Does nothing where WebGPU is there already.
- */
-export async function provideWebGpu(driver: "system" | "software"): Promise<void> {
-  if ((globalThis.navigator as Navigator | undefined)?.gpu) return;
-  if (driver === "software") loadSoftwareDriver();
-  const { create, globals } = await import("webgpu");
-  Object.assign(globalThis, globals);
-  const gpu = create([]);
-  if (globalThis.navigator) Object.defineProperty(globalThis.navigator, "gpu", { value: gpu, configurable: true });
-  else Object.defineProperty(globalThis, "navigator", { value: { gpu }, configurable: true });
+/** Device files of GPUs on Linux: most drivers, NVIDIA's, and Windows' below WSL. */
+const LINUX_DEVICES = ["/dev/dri", "/dev/nvidia0", "/dev/dxg"];
+
+/** Whether it is worth asking for a GPU: Dawn complains aloud where Linux has none. */
+export function mayHaveGpu(): boolean {
+  return process.platform !== "linux" || LINUX_DEVICES.some((path) => existsSync(path));
 }
 
-/** Whether WebGPU finds an adapter of any kind. */
-export async function hasAdapter(): Promise<boolean> {
-  return (await globalThis.navigator?.gpu?.requestAdapter()) != null;
+/**
+ * Put `navigator.gpu` and WebGPU's classes on the global object, unless they are there.
+ *
+ * With `software`, a machine without a GPU gets the Vulkan driver of a Chromium on it, which computes on the processor;
+ * throws if there is none.
+ */
+export async function provideWebGpu({ software }: { software: boolean }): Promise<void> {
+  if ((globalThis.navigator as Navigator | undefined)?.gpu) return;
+  const { create, globals } = await import("webgpu");
+  let gpu = mayHaveGpu() || !software ? create([]) : null;
+  if (software && !(await gpu?.requestAdapter())) {
+    loadSoftwareDriver();
+    gpu = create([]);
+  }
+  Object.assign(globalThis, globals);
+  if (globalThis.navigator) Object.defineProperty(globalThis.navigator, "gpu", { value: gpu, configurable: true });
+  else Object.defineProperty(globalThis, "navigator", { value: { gpu }, configurable: true });
 }
 
 function loadSoftwareDriver(): void {

@@ -1,0 +1,153 @@
+// Where a run lives on the command line: models beside the page, everything else in one folder.
+
+import { createHash } from "node:crypto";
+import { createReadStream, existsSync } from "node:fs";
+import { mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
+import { dirname, join, resolve, sep } from "node:path";
+import { importCases } from "../data/import.ts";
+import { split } from "../data/splits.ts";
+import type { CaseStudy } from "../protocol/data.ts";
+import type { Recipe } from "../protocol/recipe.ts";
+import type { Checkpoint, ModelFiles, RunEvent, RunHost, RunState } from "../protocol/run.ts";
+import { UsageError } from "./arguments.ts";
+
+export interface NodeHostOptions {
+  recipe: Recipe;
+  /** Holds one folder per base model. */
+  models: string;
+  /** File of the cases, for a recipe whose study is imported. */
+  data: string | undefined;
+  /** Where checkpoints and what the person takes away go. */
+  out: string;
+  onEvent: (event: RunEvent) => void;
+  stopping: () => boolean;
+}
+
+export function nodeHost({ recipe, models, data, out, onEvent, stopping }: NodeHostOptions): RunHost {
+  return {
+    readModel: (name) => readModel(join(models, name)),
+    readStudy: () => readStudy(recipe, data),
+    saveCheckpoint: (checkpoint) => saveCheckpoint(out, checkpoint),
+    writeFile: (name, bytes) => writeInside(out, name, bytes),
+    onEvent,
+    stopping,
+    description: `Node ${process.versions.node} on ${process.platform}, ${process.arch}`,
+  };
+}
+
+async function readModel(folder: string): Promise<ModelFiles> {
+  const file = async (name: string) => {
+    try {
+      return await readFile(join(folder, name));
+    } catch {
+      throw new UsageError(`There is no base model in ${folder}: ${name} is missing. Correct the recipe's "model".`);
+    }
+  };
+  const json = async (name: string): Promise<unknown> => JSON.parse((await file(name)).toString("utf8"));
+  return {
+    config: await json("config.json"),
+    tokenizer: await json("tokenizer.json"),
+    tokenizerConfig: await json("tokenizer_config.json"),
+    weights: new Uint8Array(await file("model.safetensors")),
+  };
+}
+
+/** The same rows go to the same parts as on the page. */
+async function readStudy({ name, study, seed }: Recipe, file: string | undefined): Promise<CaseStudy> {
+  if (study.kind !== "imported") throw new Error(`The recipe's study is "${study.kind}", yet a file was asked for.`);
+  if (!file) throw new UsageError("This recipe's cases are the person's own. Name their file with --data FILE.");
+  if (!existsSync(file)) throw new UsageError(`There is no file ${file}. Correct --data.`);
+  const { cases, errors } = await importCases({ name: file, chunks: createReadStream(file) });
+  if (errors.length > 0) {
+    process.stderr.write(
+      `${errors.length} rows of ${file} were left out. Line ${errors[0].row}: ${errors[0].message}\n`,
+    );
+  }
+  return {
+    name,
+    seed,
+    ...split(cases, { validation: study.validation, test: study.test, seed }, (one) => one.question),
+  };
+}
+
+const CHECKPOINT = "checkpoint.json";
+const TENSORS = /^checkpoint-[0-9a-f]{16}\.safetensors$/;
+
+interface CheckpointFile {
+  tensors: { file: string; sizeBytes: number; sha256: string };
+  state: RunState;
+}
+
+/**
+ * Replace the folder's checkpoint in one move: until checkpoint.json is renamed, the one before is whole and in force.
+ *
+ * Resolves when both files are on the disk.
+ */
+export async function saveCheckpoint(folder: string, { state, tensors }: Checkpoint): Promise<void> {
+  await mkdir(folder, { recursive: true });
+  const sha256 = hashOf(tensors);
+  const file = `checkpoint-${sha256.slice(0, 16)}.safetensors`;
+  await writeToDisk(join(folder, file), tensors);
+  const content: CheckpointFile = { tensors: { file, sizeBytes: tensors.length, sha256 }, state };
+  const unfinished = join(folder, `${CHECKPOINT}.new`);
+  await writeToDisk(unfinished, new TextEncoder().encode(JSON.stringify(content)));
+  await rename(unfinished, join(folder, CHECKPOINT));
+  await removeTensors(folder, file);
+}
+
+/** The folder's checkpoint, null if it has none. Throws if it is damaged. */
+export async function readCheckpoint(folder: string): Promise<Checkpoint | null> {
+  const path = join(folder, CHECKPOINT);
+  if (!existsSync(path)) return null;
+  const damaged = (what: string) =>
+    new Error(`The checkpoint in ${folder} is damaged: ${what}. Start the run again without --resume.`);
+  let content: CheckpointFile;
+  let tensors: Uint8Array;
+  try {
+    content = JSON.parse(await readFile(path, "utf8")) as CheckpointFile;
+    tensors = new Uint8Array(await readFile(join(folder, content.tensors.file)));
+  } catch (error) {
+    throw damaged((error as Error).message);
+  }
+  if (hashOf(tensors) !== content.tensors.sha256) {
+    throw damaged(
+      `${content.tensors.file} is not what was written (${tensors.length} bytes, wanted ${content.tensors.sizeBytes})`,
+    );
+  }
+  return { state: content.state, tensors };
+}
+
+/** Remove the folder's checkpoint: the run is over. */
+export async function removeCheckpoint(folder: string): Promise<void> {
+  await rm(join(folder, CHECKPOINT), { force: true });
+  await removeTensors(folder, null);
+}
+
+async function removeTensors(folder: string, spared: string | null): Promise<void> {
+  if (!existsSync(folder)) return;
+  const old = (await readdir(folder)).filter((name) => TENSORS.test(name) && name !== spared);
+  await Promise.all(old.map((name) => rm(join(folder, name))));
+}
+
+async function writeInside(folder: string, name: string, bytes: Uint8Array): Promise<void> {
+  const path = resolve(folder, name);
+  if (!path.startsWith(resolve(folder) + sep))
+    throw new Error(`The file name "${name}" leads out of the run's folder.`);
+  await mkdir(dirname(path), { recursive: true });
+  await writeToDisk(path, bytes);
+}
+
+/** Resolves when the bytes are on the disk, not just on their way. */
+async function writeToDisk(path: string, bytes: Uint8Array): Promise<void> {
+  const file = await open(path, "w");
+  try {
+    await file.writeFile(bytes);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+function hashOf(bytes: Uint8Array): string {
+  return createHash("sha256").update(bytes).digest("hex");
+}

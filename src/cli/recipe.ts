@@ -1,0 +1,150 @@
+// `npm run recipe`: a whole run without a page.
+
+import { existsSync, readFileSync } from "node:fs";
+import { basename, join, resolve } from "node:path";
+import { startBackend } from "../engine/backend.ts";
+import { reportTable } from "../evaluation/report.ts";
+import type { Recipe } from "../protocol/recipe.ts";
+import { parseRecipe } from "../protocol/recipe.ts";
+import type { Checkpoint } from "../protocol/run.ts";
+import { builtinRecipes } from "../recipes/builtin.ts";
+import { runRecipe } from "../recipes/run.ts";
+import { endWith, oneOf, readArguments, UsageError, wholeNumber } from "./arguments.ts";
+import { nodeHost, readCheckpoint, removeCheckpoint } from "./nodeHost.ts";
+import { progressLines, writeProgress } from "./progress.ts";
+import { wasmUrl } from "./wasmUrl.ts";
+import { mayHaveGpu, provideWebGpu } from "./webgpu.ts";
+
+const BACKENDS = ["webgpu", "wasm", "cpu"] as const;
+const BUDGETS = ["full", "quick"] as const;
+
+const HELP = `Run a recipe: score, prune, recover, teach, tune, measure, export.
+
+  npm run recipe -- RECIPE [options]
+
+  RECIPE             ${Object.keys(builtinRecipes).join(", ")}, or the path of a recipe's JSON file
+  --budget WHICH     of a built-in recipe: full (the default) or quick
+  --seed N           the run's seed, in place of the recipe's
+  --data FILE        cases for a recipe whose study is imported: .jsonl, .json, .csv or .tsv
+  --models DIR       holds the base models, one folder each (public/models)
+  --out DIR          where the report, the adapter and the model go (runs/NAME)
+  --resume           go on from the checkpoint in that folder
+  --backend NAME     webgpu, wasm or cpu; without it the best this machine has
+  --json             print the report as one JSON object instead of tables
+  --help             this text
+
+Progress goes to stderr, results to stdout. Ctrl-C ends the run after a checkpoint; a second one at once.
+Exit codes: 0 finished, 1 failed, 2 wrongly asked for, 130 stopped.
+`;
+
+const options = {
+  budget: { type: "string" },
+  seed: { type: "string" },
+  data: { type: "string" },
+  models: { type: "string" },
+  out: { type: "string" },
+  resume: { type: "boolean", default: false },
+  backend: { type: "string" },
+  json: { type: "boolean", default: false },
+  help: { type: "boolean", short: "h", default: false },
+} as const;
+
+const STOPPED = 130; // What shells report of a program that Ctrl-C ended.
+
+await endWith(async () => {
+  const { values, positionals } = readArguments({ options, args: process.argv.slice(2), allowPositionals: true });
+  if (values.help) {
+    process.stdout.write(HELP);
+    return 0;
+  }
+  const recipe = chooseRecipe(positionals, values.budget, values.seed);
+  const prefer = values.backend === undefined ? undefined : oneOf("backend", values.backend, BACKENDS);
+  const out = values.out === undefined ? join("runs", folderName(recipe.name)) : fromCaller(values.out);
+  const from = await checkpointFor(recipe, out, values.resume);
+
+  console.log = console.error; // Whatever a library has to say: stdout belongs to the results.
+  if (prefer === "webgpu") await provideWebGpu({ software: true });
+  else if (prefer === undefined && mayHaveGpu()) await provideWebGpu({ software: false });
+  const backend = await startBackend({ prefer, wasmUrl: wasmUrl() });
+  process.stderr.write(`${backend.name}, ${backend.device}: ${backend.reason}\n`);
+
+  const [toLine, write] = [progressLines(), writeProgress(process.stderr)];
+  const host = nodeHost({
+    recipe,
+    models: values.models === undefined ? join("public", "models") : fromCaller(values.models),
+    data: values.data === undefined ? undefined : fromCaller(values.data),
+    out,
+    onEvent: (event) => {
+      const line = toLine(event);
+      if (line) write(line);
+    },
+    stopping: stopOnInterrupt(),
+  });
+  const end = await runRecipe(recipe, host, backend, from ?? undefined);
+  if (end.type === "stopped") {
+    const kept = (await readCheckpoint(out)) !== null;
+    const next = kept
+      ? `Add --resume to the same command to go on from the checkpoint in ${out}`
+      : "Nothing was done yet";
+    write({ text: `Stopped. ${next}.`, stays: true });
+    return STOPPED;
+  }
+  await removeCheckpoint(out);
+  write({ text: `The report, the adapter and the model are in ${out}.`, stays: true });
+  process.stdout.write(values.json ? `${JSON.stringify(end.report)}\n` : reportTable(end.report));
+  return 0;
+});
+
+function chooseRecipe(names: string[], budget: string | undefined, seed: string | undefined): Recipe {
+  const known = `${Object.keys(builtinRecipes).join(", ")}, or the path of a recipe's JSON file`;
+  if (names.length !== 1)
+    throw new UsageError(`One recipe is wanted (${known}) and ${names.length} were named. See --help.`);
+  const [name] = names;
+  const builtin = Object.hasOwn(builtinRecipes, name) ? builtinRecipes[name] : undefined;
+  const path = fromCaller(name);
+  if (!builtin && !existsSync(path)) throw new UsageError(`There is no recipe "${name}". Wanted: ${known}.`);
+  if (!builtin && budget !== undefined) throw new UsageError("--budget is for built-in recipes; a file says itself.");
+  const recipe = builtin ? builtin(oneOf("budget", budget ?? "full", BUDGETS)) : readRecipe(path);
+  return seed === undefined ? recipe : { ...recipe, seed: wholeNumber("seed", seed, 0, 2 ** 31 - 1) };
+}
+
+function readRecipe(path: string): Recipe {
+  try {
+    return parseRecipe(JSON.parse(readFileSync(path, "utf8")));
+  } catch (error) {
+    throw new UsageError(`${basename(path)}: ${(error as Error).message}`);
+  }
+}
+
+/** npm runs scripts in the repository's folder; paths are meant from where the person is. */
+function fromCaller(path: string): string {
+  return resolve(process.env.INIT_CWD ?? ".", path);
+}
+
+function folderName(name: string): string {
+  return name.replace(/[^\p{L}\p{N}._-]+/gu, "-").replace(/^\.+/, "") || "run";
+}
+
+async function checkpointFor(recipe: Recipe, out: string, resume: boolean): Promise<Checkpoint | null> {
+  if (!resume) return null; // One that is there stays until this run's first takes its place.
+  const checkpoint = await readCheckpoint(out);
+  if (!checkpoint) throw new UsageError(`There is no checkpoint in ${out} to go on from. Run it without --resume.`);
+  if (JSON.stringify(checkpoint.state.recipe) !== JSON.stringify(recipe)) {
+    throw new UsageError(
+      `The checkpoint in ${out} is of another recipe, budget or seed. Ask for that one, or leave --resume out.`,
+    );
+  }
+  return checkpoint;
+}
+
+/** Asked between steps. The first Ctrl-C makes it true, a second one ends the program at once. */
+function stopOnInterrupt(): () => boolean {
+  let stopping = false;
+  const stop = () => {
+    if (stopping) process.exit(STOPPED);
+    stopping = true;
+    process.stderr.write("\nStopping after this step …\n");
+  };
+  process.on("SIGINT", stop).on("SIGTERM", stop);
+  return () => stopping;
+}
