@@ -49,7 +49,7 @@ const SETTINGS: Omit<PretrainSettings, "steps"> = {
   balanceSpeed: 5e-3,
   drillShare: 0.65,
   questionWeight: 0.1,
-  answerWeight: 4,
+  answerWeight: 3,
   seed: 20,
   checkpointEvery: 100,
   validateEvery: 200,
@@ -227,7 +227,8 @@ measured in lessons. It knows next to nothing and gives no advice of any kind.
 - AdamW (0.9, 0.95), peak learning rate ${learningRate}, weight decay ${weightDecay} on matrices, gradient norm at most 1; warm-up of 100
   steps, constant, the last 30 % linearly down to a twentieth. Router biases balanced by ${SETTINGS.balanceSpeed} a step. Seed ${seed}.
 - Rows: ${Math.round(100 * drillShare)} % exercises that Espalier generates (\`src/recipes/drills.ts\`: copying, looking up, matching rules about animals,
-  orders, weather and made-up words, in the chat form and with the chains that the case studies use; no case of a study),
+  orders, weather, made-up words and the words of the case studies in any role, in the chat form and with the chains
+  that the case studies use; no case of a study),
   the rest public texts:
 
 | text | share of the documents | licence |

@@ -1,8 +1,9 @@
 // Exercises for pretraining: copy, look up, compare. A base model that has done them can follow rules in a question;
 // without them a few hundred cases of a study would have to teach it that as well.
 //
-// They speak of animals, orders, weather or nothing at all. Words of the hospital study occur in lists, copies and
-// word pairs, never in rules: the study stays unseen.
+// They speak of animals, orders, weather or nothing at all. Words of the hospital study occur in lists, word pairs and
+// in rules, but in any role, a condition where a finding belongs: its cases stay unseen. Questions are short and answers long, as it is the answers that
+// teach: every word of one is something to look up.
 
 import { CONDITIONS, FINDINGS } from "./hospital/facts.ts";
 import { pickWeighted, type Random, randomStream } from "./random.ts";
@@ -23,14 +24,14 @@ import {
   writeRule,
   writeStep,
 } from "./sheet.ts";
-import { DOMAINS, type Word } from "./words.ts";
+import { COMMON_WORDS, DOMAINS, LABELS, type Word } from "./words.ts";
 
 export type DrillKind =
   | "copy"
   | "member"
   | "mark"
-  | "rule"
-  | "next"
+  | "names"
+  | "rules"
   | "verdict"
   | "step"
   | "match"
@@ -55,16 +56,16 @@ interface DrillSource {
 }
 
 const SOURCES: DrillSource[] = [
-  { kind: "copy", weight: 6, draw: copy },
-  { kind: "member", weight: 5, draw: member },
-  { kind: "mark", weight: 16, draw: mark },
-  { kind: "rule", weight: 10, draw: rule },
-  { kind: "next", weight: 5, draw: next },
-  { kind: "verdict", weight: 5, draw: kept },
-  { kind: "step", weight: 15, draw: step },
+  { kind: "copy", weight: 12, draw: copy },
+  { kind: "member", weight: 3, draw: member },
+  { kind: "mark", weight: 20, draw: mark },
+  { kind: "names", weight: 5, draw: names },
+  { kind: "rules", weight: 12, draw: rules },
+  { kind: "verdict", weight: 4, draw: kept },
+  { kind: "step", weight: 10, draw: step },
   { kind: "match", weight: 25, draw: (random, language) => match(random, language, true) },
-  { kind: "matchDirect", weight: 8, draw: (random, language) => match(random, language, false) },
-  { kind: "word", weight: 5, draw: word },
+  { kind: "matchDirect", weight: 5, draw: (random, language) => match(random, language, false) },
+  { kind: "word", weight: 4, draw: word },
 ];
 
 /** The drill of this number. The same seed and index give the same drill. */
@@ -98,7 +99,7 @@ const LIST_WORDING = {
 
 /** Copy: fever, oak, salt -> fever, oak, salt */
 function copy(random: Random, language: Language) {
-  const items = someWords(random, language, 1 + random.integer(6));
+  const items = someWords(random, language, 2 + random.integer(14));
   const lead = random.pick(LIST_WORDING[language].copy);
   return { question: writeList(lead, items, language), chain: "", answer: joinList(items, language) };
 }
@@ -116,13 +117,13 @@ function member(random: Random, language: Language) {
   };
 }
 
-/** Seen: fur, tail / Not seen: horns / Mark: tail, horns -> tail+, horns- */
+/** Seen: fur, tail / Not seen: horns / Mark: tail, horns, wings -> tail+, horns-, wings- */
 function mark(random: Random, language: Language) {
-  const words = someWords(random, language, 5 + random.integer(6));
+  const words = someWords(random, language, 4 + random.integer(8));
   const present = words.slice(0, 1 + random.integer(words.length - 2));
   const absent = words.slice(present.length);
   const denied = absent.slice(0, 1 + random.integer(3));
-  const asked = random.shuffle(words).slice(0, 1 + random.integer(6));
+  const asked = random.shuffle(words).slice(0, 2 + random.integer(words.length - 1));
   const frame = drawFrame(random, language);
   return {
     question: [
@@ -135,7 +136,7 @@ function mark(random: Random, language: Language) {
   };
 }
 
-// Rules: find one, find the next one, apply one, apply all.
+// Rules: name them, find them, apply one, apply all.
 
 const RULE_WORDING = {
   en: {
@@ -149,8 +150,8 @@ const RULE_WORDING = {
       ["Facts:", "Not so:"],
     ],
     asks: ["Which?", "Which one is left?", "What matches?", "Answer?"],
-    rule: (name: string) => `Rule of ${name}?`,
-    next: (name: string) => `What follows ${name}?`,
+    names: ["Names?", "All names in order."],
+    rules: ["Rules of:", "Look up:"],
     verdict: ["Which one is kept?", "Which one stays?"],
     step: (name: string) => `Keep ${name}?`,
   },
@@ -165,33 +166,36 @@ const RULE_WORDING = {
       ["事实：", "并非："],
     ],
     asks: ["哪一个？", "留下哪个？", "什么相配？", "答案？"],
-    rule: (name: string) => `规则是什么：${name}？`,
-    next: (name: string) => `下一个是：${name}？`,
+    names: ["名称？", "按顺序写出名称。"],
+    rules: ["查规则：", "查找："],
     verdict: ["保留哪个？", "哪个留下了？"],
     step: (name: string) => `是否保留：${name}？`,
   },
 } as const;
 
-/** Rule of oak? -> leaves, bark, not fruit */
-function rule(random: Random, language: Language) {
+/** Names? -> oak, pine, rose */
+function names(random: Random, language: Language) {
   const sheet = drawRules(random, language, 2 + random.integer(3));
-  const candidate = random.pick(sheet.candidates);
-  const line = writeRule(candidate, language);
   return {
-    question: `${writeRules(random, sheet, language)}\n${RULE_WORDING[language].rule(candidate.name)}`,
+    question: `${writeRules(random, sheet, language)}\n${random.pick(RULE_WORDING[language].names)}`,
     chain: "",
-    answer: random.next() < 0.5 ? line : line.slice(candidate.name.length + (language === "en" ? 2 : 1)),
+    answer: joinList(
+      sheet.candidates.map(({ name }) => name),
+      language,
+    ),
   };
 }
 
-/** What follows oak? -> pine */
-function next(random: Random, language: Language) {
+/** Rules of: rose, oak -> their lines in this order. */
+function rules(random: Random, language: Language) {
   const sheet = drawRules(random, language, 2 + random.integer(3));
-  const place = random.integer(sheet.candidates.length - 1);
+  const asked = random.shuffle(sheet.candidates).slice(0, 1 + random.integer(sheet.candidates.length));
+  const lead = random.pick<string>(RULE_WORDING[language].rules);
+  const list = asked.map(({ name }) => name);
   return {
-    question: `${writeRules(random, sheet, language)}\n${RULE_WORDING[language].next(sheet.candidates[place].name)}`,
+    question: `${writeRules(random, sheet, language)}\n${writeList(lead, list, language)}`,
     chain: "",
-    answer: sheet.candidates[place + 1].name,
+    answer: asked.map((candidate) => writeRule(candidate, language)).join("\n"),
   };
 }
 
@@ -207,7 +211,7 @@ function kept(random: Random, language: Language) {
 
 /** Keep oak? -> one line of a chain, and its verdict. */
 function step(random: Random, language: Language) {
-  const sheet = drawRules(random, language, 1 + random.integer(4));
+  const sheet = drawRules(random, language, 1 + random.integer(3));
   const candidate = random.pick(sheet.candidates);
   const frame = { ...drawFrame(random, language), ask: RULE_WORDING[language].step(candidate.name) };
   return {
@@ -237,19 +241,23 @@ function word(random: Random) {
 
 // What they are made of.
 
-const EVERY_WORD: Word[] = [
-  ...DOMAINS.flatMap(({ names, properties }) => [...names, ...properties]),
-  ...FINDINGS,
-  ...CONDITIONS,
-];
-const RULE_WORDS: Word[] = DOMAINS.flatMap(({ names, properties }) => [...names, ...properties]);
+const DOMAIN_WORDS: Word[] = DOMAINS.flatMap(({ names, properties }) => [...names, ...properties]);
+const STUDY_WORDS: Word[] = [...FINDINGS, ...CONDITIONS];
+const EVERY_WORD: Word[] = [...DOMAIN_WORDS, ...STUDY_WORDS];
 const CONSONANTS = "bdfgklmnprstvz";
 const VOWELS = "aeiou";
-const CHARACTERS = "上下大小中来去天地人口手山水火木金土日月东西南北前后左右高低长短多少早晚新老红白黑黄青";
+const MOST_PROPERTIES = 14; // Of a vocabulary: few enough that candidates share some.
 
-/** Different words of every kind, or now and then words that mean nothing. */
+/** Different words of one kind or of all. */
 function someWords(random: Random, language: Language, count: number): string[] {
-  return random.next() < 0.15 ? madeUpWords(random, language, count) : sampleWords(random, EVERY_WORD, language, count);
+  const kind = random.next();
+  if (kind < 0.35) {
+    return sampleWords(random, STUDY_WORDS, language, count);
+  }
+  if (kind < 0.65) {
+    return random.shuffle(COMMON_WORDS[language]).slice(0, count);
+  }
+  return kind < 0.9 ? sampleWords(random, EVERY_WORD, language, count) : madeUpWords(random, language, count);
 }
 
 function sampleWords(random: Random, from: Word[], language: Language, count: number): string[] {
@@ -266,7 +274,9 @@ function madeUpWords(random: Random, language: Language, count: number): string[
   const syllable = (): string => letter(CONSONANTS) + letter(VOWELS);
   const words = new Set<string>();
   while (words.size < count) {
-    words.add(language === "en" ? syllable() + syllable() : letter(CHARACTERS) + letter(CHARACTERS));
+    words.add(
+      language === "en" ? syllable() + syllable() : random.pick(COMMON_WORDS.zh) + random.pick(COMMON_WORDS.zh),
+    );
   }
   return [...words];
 }
@@ -299,14 +309,23 @@ function drawRules(random: Random, language: Language, count: number): Sheet {
 function drawVocabulary(random: Random, language: Language, count: number): [names: string[], properties: string[]] {
   const nameCount = Math.max(2, count);
   const kind = random.next();
-  if (kind < 0.6) {
+  if (kind < 0.3) {
     const { names, properties } = random.pick(DOMAINS);
     return [sampleWords(random, names, language, nameCount), properties.map((property) => property[language])];
   }
+  if (kind < 0.4) {
+    const labels = random.shuffle(LABELS[language]).slice(0, nameCount);
+    return [labels, random.shuffle(COMMON_WORDS[language]).slice(0, MOST_PROPERTIES)];
+  }
+  const wanted = nameCount + MOST_PROPERTIES;
   const words =
-    kind < 0.85
-      ? sampleWords(random, RULE_WORDS, language, nameCount + 12)
-      : madeUpWords(random, language, nameCount + 12);
+    kind < 0.5
+      ? random.shuffle(COMMON_WORDS[language]).slice(0, wanted)
+      : kind < 0.7
+        ? sampleWords(random, EVERY_WORD, language, wanted)
+        : kind < 0.92
+          ? sampleWords(random, STUDY_WORDS, language, wanted)
+          : madeUpWords(random, language, wanted);
   return [words.slice(0, nameCount), words.slice(nameCount)];
 }
 
