@@ -254,11 +254,14 @@ async function trainStage(
       state.seconds += seconds;
       state.curve.push([step, loss]);
       host.onEvent({ type: "step", kind, step, steps: stage.steps, loss, tokensPerSecond: batch.tokens / seconds });
-      if (step % recipe.checkpointEvery === 0 || step === stage.steps || host.stopping()) await checkpoint(run);
+      if (step % recipe.checkpointEvery === 0 || step === stage.steps) await checkpoint(run);
     },
     stopping: () => host.stopping(),
   });
-  if (state.step < stage.steps) throw new Stopped();
+  if (state.step < stage.steps) {
+    await checkpoint(run);
+    throw new Stopped();
+  }
   const trainable = trainedBy(stage, model).reduce((total, { tensor }) => total + tensor.size, 0);
   disposeOptimizer(run.optimizer);
   run.optimizer = null;

@@ -1,0 +1,84 @@
+// A place where recipes run in tests: a tiny random model, and storage in memory that keeps what real storage keeps.
+
+import { readFileSync } from "node:fs";
+import { readConfig } from "../../src/formats/hfConfig.ts";
+import { disposeModel, initModel, saveModel } from "../../src/models/weights.ts";
+import type { CaseStudy } from "../../src/protocol/data.ts";
+import type { Checkpoint, ModelFiles, RunEvent, RunHost } from "../../src/protocol/run.ts";
+import { shippedJson } from "../data/shipped.ts";
+
+const TINY = {
+  hidden_size: 24,
+  num_hidden_layers: 2,
+  num_attention_heads: 3,
+  num_key_value_heads: 3,
+  q_lora_rank: 12,
+  kv_lora_rank: 10,
+  qk_nope_head_dim: 8,
+  qk_rope_head_dim: 4,
+  v_head_dim: 8,
+  intermediate_size: 40,
+  moe_intermediate_size: 19,
+  n_routed_experts: 4,
+  num_experts_per_tok: 2,
+};
+
+/** deepseek-nano's tokenizer with a random model of some thousand parameters beside its embedding. */
+export async function tinyModelFiles(): Promise<ModelFiles> {
+  const config = { ...JSON.parse(readFileSync("public/models/deepseek-nano/config.json", "utf8")), ...TINY };
+  const model = initModel(readConfig(config), 1);
+  const weights = await saveModel(model, "F32");
+  disposeModel(model);
+  return {
+    config,
+    tokenizer: shippedJson("tokenizer.json"),
+    tokenizerConfig: shippedJson("tokenizer_config.json"),
+    weights,
+  };
+}
+
+/** Checkpoints and files in memory. State goes through JSON, as it does in every real storage. */
+export class MemoryHost implements RunHost {
+  readonly description = "memory";
+  readonly files = new Map<string, Uint8Array>();
+  readonly events: RunEvent[] = [];
+  readonly checkpoints: Checkpoint[] = [];
+  /** How often the run has asked whether to stop. */
+  asked = 0;
+  private readonly model: ModelFiles;
+  private readonly study: CaseStudy | null;
+  private readonly stopAt: number;
+
+  /** From the `stopAt`-th time that it asks (from 1), the run is told to stop. */
+  constructor(model: ModelFiles, stopAt = Infinity, study: CaseStudy | null = null) {
+    this.model = model;
+    this.study = study;
+    this.stopAt = stopAt;
+  }
+
+  async readModel(): Promise<ModelFiles> {
+    return this.model;
+  }
+
+  async readStudy(datasetId: string): Promise<CaseStudy> {
+    if (!this.study) throw new Error(`There is no data set ${datasetId}.`);
+    return this.study;
+  }
+
+  async saveCheckpoint({ state, tensors }: Checkpoint): Promise<void> {
+    this.checkpoints.push({ state: JSON.parse(JSON.stringify(state)), tensors: tensors.slice() });
+  }
+
+  async writeFile(name: string, bytes: Uint8Array): Promise<void> {
+    this.files.set(name, bytes.slice());
+  }
+
+  onEvent(event: RunEvent): void {
+    this.events.push(structuredClone(event));
+  }
+
+  stopping(): boolean {
+    this.asked += 1;
+    return this.asked >= this.stopAt;
+  }
+}
