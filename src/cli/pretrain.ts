@@ -55,14 +55,14 @@ const SETTINGS: Omit<PretrainSettings, "steps"> = {
   validateEvery: 200,
 };
 
-/** Share of the texts, by documents of about the same length. */
-const WEIGHTS: Record<CorpusName, number> = {
-  "books-en-simple": 35,
-  "zh-novels": 12,
-  "tatoeba-cmn": 20,
-  crosswoz: 10,
-  gsm8k: 8,
-  "toyhom-medical-zh": 15,
+/** The public texts, and their share by documents of about the same length. */
+const TEXTS: Record<CorpusName, { title: string; licence: string; weight: number }> = {
+  "books-en-simple": { title: "English public-domain books in simple prose", licence: "public domain", weight: 35 },
+  "zh-novels": { title: "Chinese vernacular novels", licence: "public domain; the compilation MIT", weight: 12 },
+  "tatoeba-cmn": { title: "Tatoeba sentence pairs, English and Chinese", licence: "CC BY 2.0 FR", weight: 20 },
+  crosswoz: { title: "CrossWOZ dialogues (Zhu et al., 2020)", licence: "Apache-2.0", weight: 10 },
+  gsm8k: { title: "GSM8K school arithmetic (Cobbe et al., 2021)", licence: "MIT", weight: 8 },
+  "toyhom-medical-zh": { title: "Chinese medical questions and answers (Toyhom)", licence: "MIT", weight: 15 },
 };
 
 /** Texts are cut into documents of about this many characters. */
@@ -130,7 +130,7 @@ function textSources(folder: string, seed: number): { training: TextSource; vali
   const sets = CORPORA.map((name) => {
     const documents = cut(readCorpus(name, read(folder, name, CORPUS_FILES[name]), simplified));
     return {
-      weight: WEIGHTS[name],
+      weight: TEXTS[name].weight,
       training: documents.filter((_, i) => i % 50 !== 0),
       validation: documents.filter((_, i) => i % 50 === 0),
     };
@@ -233,7 +233,7 @@ measured in lessons. It knows next to nothing and gives no advice of any kind.
 
 | text | share of the documents | licence |
 | --- | --- | --- |
-${CORPORA.map((corpus) => `| ${SOURCES[corpus].title} | ${share(corpus)} % | ${SOURCES[corpus].licence} |`).join("\n")}
+${CORPORA.map((corpus) => `| ${TEXTS[corpus].title} | ${share(corpus)} % | ${TEXTS[corpus].licence} |`).join("\n")}
 
 Traditional Chinese characters were simplified by the table of CC-CEDICT (CC BY-SA 4.0). Rows of the medical questions that
 name a way to reach a person were left out.
@@ -248,18 +248,9 @@ ${shown.map(([step, text, drills]) => `| ${step} | ${text.toFixed(3)} | ${drills
 `;
 }
 
-const SOURCES: Record<CorpusName, { title: string; licence: string }> = {
-  "books-en-simple": { title: "English public-domain books in simple prose", licence: "public domain" },
-  "zh-novels": { title: "Chinese vernacular novels", licence: "public domain; the compilation MIT" },
-  "tatoeba-cmn": { title: "Tatoeba sentence pairs, English and Chinese", licence: "CC BY 2.0 FR" },
-  crosswoz: { title: "CrossWOZ dialogues (Zhu et al., 2020)", licence: "Apache-2.0" },
-  gsm8k: { title: "GSM8K school arithmetic (Cobbe et al., 2021)", licence: "MIT" },
-  "toyhom-medical-zh": { title: "Chinese medical questions and answers (Toyhom)", licence: "MIT" },
-};
-
 function share(corpus: CorpusName): number {
-  const total = CORPORA.reduce((sum, name) => sum + WEIGHTS[name], 0);
-  return Math.round((100 * WEIGHTS[corpus]) / total);
+  const total = CORPORA.reduce((sum, name) => sum + TEXTS[name].weight, 0);
+  return Math.round((100 * TEXTS[corpus].weight) / total);
 }
 
 function readJson(folder: string, file: string): unknown {
