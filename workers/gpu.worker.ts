@@ -3,6 +3,7 @@
 import { expose } from "comlink";
 import wasmUrl from "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm?url";
 import { type BackendChoice, type BackendName, startBackend } from "../src/engine/backend.ts";
+import { onDeviceLost } from "../src/engine/device.ts";
 import type { AnswerMode } from "../src/protocol/data.ts";
 import { parseRecipe, type Recipe } from "../src/protocol/recipe.ts";
 import type { ModelSize } from "../src/protocol/report.ts";
@@ -17,6 +18,7 @@ import { runLock, TRAINING, withLock } from "../src/storage/locks.ts";
 import { createRun, filePath, readRun, truncateEvents, updateRun } from "../src/storage/runs.ts";
 import { readBaseModel, siteUrl } from "./baseModels.ts";
 import { openEventLog } from "./eventLog.ts";
+import { withRecovery } from "./recovery.ts";
 import { runHost } from "./runHost.ts";
 
 /** Whom a question goes to: a base model by its name, or the model a run made. */
@@ -24,8 +26,13 @@ export type Whom = { kind: "base"; model: string } | { kind: "run"; runId: strin
 
 export type SizedReply = Reply & { size: ModelSize };
 
+const TRAINING_ELSEWHERE = "Espalier is training in another tab of this browser. Wait for it or stop it there.";
+
 const site = siteUrl();
 let started: Promise<BackendChoice> | undefined;
+/** The device that was started is gone, and with it all that lay on it. */
+let lost = false;
+let preferred: BackendName | undefined;
 let stores: Promise<{ database: Database; files: Files }> | undefined;
 let busyWith: "run" | "answer" | null = null;
 let stopping = false;
@@ -38,19 +45,17 @@ const api = {
 
   /** Choose and start what computes, once. */
   start(prefer?: BackendName): Promise<BackendChoice> {
-    started ??= startBackend({ prefer, wasmUrl: new URL(wasmUrl, self.location.href).href });
-    started.catch(() => {
-      started = undefined; // The next call tries again.
-    });
-    return failing(started);
+    preferred = prefer;
+    return failing(backend());
   },
 
-  /** Remember a run that is to begin. */
+  /** Remember a run that is to begin. Rejects while another tab trains: the run could not begin. */
   createRun(recipe: Recipe): Promise<RunRecord> {
     return failing(
       (async () => {
         const { database } = await storage();
-        return createRun(database, parseRecipe(recipe));
+        const checked = parseRecipe(recipe);
+        return withLock(TRAINING, TRAINING_ELSEWHERE, () => createRun(database, checked));
       })(),
     );
   },
@@ -59,8 +64,10 @@ const api = {
   continueRun(runId: string, onEvent: (event: RunEvent) => void): Promise<RunEnd> {
     return failing(
       whileBusy("run", () =>
-        withLock(TRAINING, "Espalier is training in another tab of this browser. Wait for it or stop it there.", () =>
-          withLock(runLock(runId), "This run is open in another tab of this browser.", () => work(runId, onEvent)),
+        withLock(TRAINING, TRAINING_ELSEWHERE, () =>
+          withLock(runLock(runId), "This run is open in another tab of this browser.", () =>
+            withRecovery(() => work(runId, onEvent)),
+          ),
         ),
       ),
     );
@@ -92,8 +99,26 @@ const api = {
 export type GpuApi = typeof api;
 expose(api);
 
+onDeviceLost(() => {
+  lost = true;
+});
+
+/** The backend: started once, and once more after each loss of its device. */
+function backend(): Promise<BackendChoice> {
+  if (lost) {
+    lost = false;
+    open = null; // Its tensors went with the device.
+    started = undefined;
+  }
+  started ??= startBackend({ prefer: preferred, wasmUrl: new URL(wasmUrl, self.location.href).href });
+  started.catch(() => {
+    started = undefined; // The next call tries again.
+  });
+  return started;
+}
+
 async function work(runId: string, onEvent: (event: RunEvent) => void): Promise<RunEnd> {
-  const { database, files } = await storage();
+  const [{ database, files }, choice] = await Promise.all([storage(), backend()]);
   closeChat(); // The run needs its memory.
   const run = await readRun(database, runId);
   const checkpoints = openCheckpoints(database, files, runId);
@@ -104,7 +129,7 @@ async function work(runId: string, onEvent: (event: RunEvent) => void): Promise<
     await updateRun(database, runId, { status: "running", message: undefined });
     const log = openEventLog(database, runId, told);
     const host = runHost({ database, files, run, checkpoints, log, site, onEvent, stopping: () => stopping });
-    const end = await runRecipe(run.recipe, host, await started!, from ?? undefined);
+    const end = await runRecipe(run.recipe, host, choice, from ?? undefined);
     await log.flush();
     await updateRun(
       database,
@@ -156,7 +181,7 @@ function storage(): Promise<{ database: Database; files: Files }> {
 /** One thing at a time: runs and answers share the device. */
 async function whileBusy<T>(what: "run" | "answer", task: () => Promise<T>): Promise<T> {
   if (!started) throw new Failure("engine", "The engine was not started before it was given work.");
-  await started;
+  await backend();
   if (busyWith) {
     throw new Failure(
       "busy",

@@ -21,12 +21,8 @@ export function App({ state, actions }: PanelProps) {
       <main>
         <NoticePanel state={state} actions={actions} />
         <div class="columns">
-          <div class="side">
-            <RecipePanel state={state} actions={actions} />
-            <DataPanel state={state} actions={actions} />
-            <RunsPanel state={state} actions={actions} />
-          </div>
-          <div class="stage-area">
+          <RecipePanel state={state} actions={actions} />
+          <div class="outcome">
             {state.run.value.status === "none" ? (
               <IntroPanel state={state} />
             ) : (
@@ -41,6 +37,10 @@ export function App({ state, actions }: PanelProps) {
               <ChatPanel state={state} actions={actions} />
               {state.run.value.status !== "none" && <FilesPanel state={state} actions={actions} />}
             </div>
+          </div>
+          <div class="store">
+            <DataPanel state={state} actions={actions} />
+            <RunsPanel state={state} actions={actions} />
           </div>
         </div>
       </main>

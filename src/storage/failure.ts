@@ -21,6 +21,8 @@ export type FailureCode =
   | "workerDied"
   /** The graphics device went away. */
   | "deviceLost"
+  /** The device has no room for the model or its training. */
+  | "memory"
   /** The computation itself failed. */
   | "engine";
 
@@ -35,8 +37,12 @@ const codes: ReadonlySet<string> = new Set<FailureCode>([
   "version",
   "workerDied",
   "deviceLost",
+  "memory",
   "engine",
 ]);
+
+/** Errors of the engine, by name: layers below this one may not be imported, and names survive between threads. */
+const engineErrors: Record<string, FailureCode> = { DeviceLostError: "deviceLost", GpuMemoryError: "memory" };
 
 /** An error whose `name` is its code: name and message are all that survives the way between threads. */
 export class Failure extends Error {
@@ -57,6 +63,7 @@ export function asFailure(thrown: unknown): Failure {
   const message = thrown instanceof Error || thrown instanceof DOMException ? thrown.message : String(thrown);
   if (codes.has(name)) return new Failure(name as FailureCode, message);
   if (name === "QuotaExceededError") return outOfSpace("what was to be saved");
+  if (name in engineErrors) return new Failure(engineErrors[name], message);
   return new Failure("engine", message);
 }
 

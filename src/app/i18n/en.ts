@@ -18,6 +18,7 @@ const failures: Record<FailureCode, string | null> = {
   version: null,
   workerDied: null,
   deviceLost: null,
+  memory: null,
   engine: null,
 };
 
@@ -183,7 +184,7 @@ export const en = {
   },
   scores: {
     title: "What matters",
-    lead: "How much the loss feels each part. Darker: matters more.",
+    lead: "How much the loss feels each part. The stronger the colour, the more it matters.",
     heads: "Attention heads",
     channels: "FFN channels",
     experts: "Experts",

@@ -37,6 +37,7 @@ export const zh: Messages = {
     version: "本浏览器中的内容由更新版本的 Espalier 写入。请打开那个版本；没有任何内容被更改。",
     workerDied: "引擎已停止。已保存的内容是安全的：重新启动引擎后，可以从最近的检查点继续。",
     deviceLost: "图形设备已丢失。已保存的内容是安全的：可以从最近的检查点继续。",
+    memory: "设备的内存不足。请减小每步案例数或同时回答的问题数，然后继续。",
     engine: null,
   },
   close: "关闭",
@@ -148,7 +149,7 @@ export const zh: Messages = {
   },
   scores: {
     title: "哪些部分重要",
-    lead: "损失对各个部分的敏感程度。颜色越深越重要。",
+    lead: "损失对各个部分的敏感程度。颜色越浓越重要。",
     heads: "注意力头",
     channels: "FFN 通道",
     experts: "专家",

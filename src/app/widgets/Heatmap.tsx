@@ -1,4 +1,4 @@
-// Scores of one kind of part as a grid on a canvas: the more a part matters, the darker; parts that were cut are struck out.
+// Scores of one kind of part as a grid on a canvas: the more a part matters, the stronger the colour; parts that were cut are struck out.
 
 import { useEffect, useRef } from "preact/hooks";
 import { colorOf, mix, onColorsChange } from "./colors.ts";
