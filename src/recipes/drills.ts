@@ -1,9 +1,9 @@
 // Exercises for pretraining: copy, look up, compare. A base model that has done them can follow rules in a question;
 // without them a few hundred cases of a study would have to teach it that as well.
 //
-// They speak of animals, orders, weather or nothing at all. Words of the hospital study occur in lists, word pairs and
-// in rules, but in any role, a condition where a finding belongs: its cases stay unseen. Questions are short and answers long, as it is the answers that
-// teach: every word of one is something to look up.
+// They speak of animals, orders, plants or nothing at all. Words of the hospital study occur too, but in any role: a
+// condition where a finding belongs, findings that no table of facts connects. The study's cases and its wording stay
+// unseen. Questions are short and answers long, as it is the answers that teach: every word of one is looked up.
 
 import { CONDITIONS, FINDINGS } from "./hospital/facts.ts";
 import { pickWeighted, type Random, randomStream } from "./random.ts";

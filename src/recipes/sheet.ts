@@ -72,8 +72,9 @@ export function drawSheet(
   properties: string[],
   shape: SheetShape,
 ): Sheet | undefined {
+  const shared = sources.map((source) => neededByOthers(source, sources));
   for (let attempt = 0; attempt < TRIES; attempt++) {
-    const candidates = sources.map((source) => drawCandidate(random, source, sources, shape));
+    const candidates = sources.map((source, place) => drawCandidate(random, source, shared[place], shape));
     const status = drawStatus(random, candidates, right, shape.easyShare);
     if (status) {
       return withFacts(random, candidates, status, properties, shape);
@@ -82,15 +83,19 @@ export function drawSheet(
   return undefined;
 }
 
-function drawCandidate(random: Random, source: CandidateSource, all: CandidateSource[], shape: SheetShape): Candidate {
+function drawCandidate(random: Random, source: CandidateSource, shared: string[], shape: SheetShape): Candidate {
   const candidate: Candidate = { name: source.name, needs: random.shuffle(random.pick(source.needs)) };
   if (shape.exclusion) {
-    // Half of the exclusions come from what other candidates need, so that one finding speaks for one and against another.
-    const others = all.filter((other) => other !== source).flatMap((other) => other.needs.flat());
-    const shared = source.excludedBy.filter((property) => others.includes(property));
+    // Half of the exclusions are what other candidates need, so that one finding speaks for one and against another.
     candidate.excludedBy = random.pick(shared.length > 0 && random.next() < 0.5 ? shared : source.excludedBy);
   }
   return candidate;
+}
+
+/** What may exclude this source and may be needed by another. */
+function neededByOthers(source: CandidateSource, all: CandidateSource[]): string[] {
+  const needed = new Set(all.filter((other) => other !== source).flatMap((other) => other.needs.flat()));
+  return source.excludedBy.filter((property) => needed.has(property));
 }
 
 /** Which properties are present, so that the right candidate is kept and each other fails in its own way. */

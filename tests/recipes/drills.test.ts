@@ -20,7 +20,18 @@ describe("drills", () => {
 
   it("come in every kind and in both languages", () => {
     const kinds = drills.map(({ kind }) => kind);
-    for (const kind of ["copy", "mark", "match", "matchDirect", "member", "next", "rule", "step", "verdict", "word"]) {
+    for (const kind of [
+      "copy",
+      "mark",
+      "match",
+      "matchDirect",
+      "member",
+      "names",
+      "rules",
+      "step",
+      "verdict",
+      "word",
+    ]) {
       expect(kinds.filter((other) => other === kind).length, kind).toBeGreaterThan(100);
     }
     expect(Math.abs(drills.filter(({ language }) => language === "zh").length / drills.length - 0.5)).toBeLessThan(
@@ -69,14 +80,45 @@ describe("drills", () => {
     expect(kept).toBeLessThan(0.7);
   });
 
-  it("never show a rule about findings or conditions, nor the study's words around a sheet", () => {
-    const medical = [...FINDINGS, ...CONDITIONS].flatMap(({ en, zh }) => [en, zh]);
-    for (const { question, language } of ofKind("rule", "next", "verdict", "step", "match", "matchDirect")) {
-      const words = question.split(/[\n:：,，]\s*|not /);
-      expect(words.filter((word) => medical.includes(word))).toEqual([]);
+  it("give rules and names as the sheet has them", () => {
+    for (const { kind, question, answer, language } of ofKind("rules", "names")) {
+      const lines = question.split("\n");
+      const sheet = lines.slice(1, -1);
+      const nameOf = (line: string): string => line.slice(0, line.indexOf(language === "en" ? ":" : "："));
+      const wanted =
+        kind === "names"
+          ? sheet.map(nameOf).join(language === "en" ? ", " : "，")
+          : items(lines.at(-1) ?? "", language)
+              .map((name) => sheet.find((line) => nameOf(line) === name))
+              .join("\n");
+      expect(answer).toBe(wanted);
+    }
+  });
+
+  it("name the one that a finished chain keeps", () => {
+    for (const { question, answer } of ofKind("verdict")) {
+      const kept = question.split("\n").filter((line) => /(keep|保留)$/.test(line));
+      expect(kept).toHaveLength(1);
+      expect(kept[0]).toMatch(new RegExp(`^${answer}[:：]`));
+    }
+  });
+
+  it("never show a case of the study, nor the study's words around a sheet", () => {
+    const typical = new Map(
+      CONDITIONS.flatMap(({ en, zh, findings }) => [
+        [en, findings],
+        [zh, findings.map((name) => FINDINGS.find((finding) => finding.en === name)?.zh)],
+      ]),
+    );
+    for (const { question, language } of ofKind("step", "match", "matchDirect")) {
+      const { candidates } = readQuestion(question, language);
+      const medical = candidates.filter(({ name, needs }) => needs.every((need) => typical.get(name)?.includes(need)));
+      expect(medical.length).toBeLessThan(candidates.length);
+    }
+    for (const { question, language } of drills) {
+      const lines = question.split("\n");
       for (const wording of [TRAINING_WORDING, HELD_OUT_WORDING]) {
         const { openings, facts, asks } = wording[language];
-        const lines = question.split("\n");
         const frames = [...openings, ...asks].filter((frame) => lines.includes(frame));
         const leads = facts.flat().filter((lead) => lines.some((line) => line.startsWith(lead)));
         expect([...frames, ...leads]).toEqual([]);

@@ -76,13 +76,6 @@ describe("drawSheet", () => {
     }
     return sheet;
   };
-  /** How many of its points a wrong candidate fails in. */
-  const failures = (sheet: Sheet, index: number): number => {
-    const { needs, excludedBy } = sheet.candidates[index];
-    const missing = needs.filter((need) => !sheet.present.includes(need)).length;
-    return missing + (excludedBy !== undefined && sheet.present.includes(excludedBy) ? 1 : 0);
-  };
-
   it("keeps the candidate it was told to, alone, and never says both yes and no", () => {
     for (let index = 0; index < 500; index++) {
       const sheet = draw(index, 0.5);
@@ -109,3 +102,10 @@ describe("drawSheet", () => {
     expect(drawSheet(randomStream("none"), same, 0, properties, shape)).toBeUndefined();
   });
 });
+
+/** How many of its points a wrong candidate fails in. */
+function failures(sheet: Sheet, index: number): number {
+  const { needs, excludedBy } = sheet.candidates[index];
+  const missing = needs.filter((need) => !sheet.present.includes(need)).length;
+  return missing + (excludedBy !== undefined && sheet.present.includes(excludedBy) ? 1 : 0);
+}

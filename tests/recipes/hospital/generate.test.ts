@@ -11,7 +11,7 @@ import {
 import { HELD_OUT_WORDING, TRAINING_WORDING } from "../../../src/recipes/hospital/wording.ts";
 import { type Candidate, isKept, readQuestion, type Sheet } from "../../../src/recipes/sheet.ts";
 
-const study = hospitalStudy({ seed: 5, train: 3000, validation: 200, test: 800 });
+const study = hospitalStudy({ seed: 5, train: 1500, validation: 100, test: 600 });
 const every = [...study.train, ...study.validation, ...study.test];
 const sheetOf = (one: Case): Sheet => readQuestion(one.question, one.language);
 const share = (cases: Case[], holds: (one: Case) => boolean): number => cases.filter(holds).length / cases.length;
@@ -47,33 +47,15 @@ describe("the hospital study", () => {
   });
 
   it("keeps wordings and combinations out of training that its slices call unseen", () => {
-    const uses = (one: Case, wording: typeof TRAINING_WORDING): boolean => {
-      const [lines, { openings, facts, asks }] = [one.question.split("\n"), wording[one.language]];
-      const starts = (line: string | undefined, leads: string[]): boolean =>
-        leads.some((lead) => line?.startsWith(lead));
-      return (
-        openings.includes(lines[0]) &&
-        asks.includes(lines.at(-1) ?? "") &&
-        starts(
-          lines.at(-3),
-          facts.map(([present]) => present),
-        ) &&
-        starts(
-          lines.at(-2),
-          facts.map(([, denied]) => denied),
-        )
-      );
-    };
-    const held = (one: Case): boolean[] => sheetOf(one).candidates.map((rule) => isHeldOut(rule));
     for (const one of [...study.train, ...study.validation]) {
       expect(one.slices).toEqual(expect.arrayContaining(["seen wording", "seen combination"]));
-      expect(uses(one, TRAINING_WORDING)).toBe(true);
-      expect(held(one)).not.toContain(true);
+      expect(isWorded(one, TRAINING_WORDING)).toBe(true);
+      expect(heldOut(one)).not.toContain(true);
     }
     for (const one of study.test) {
       const unseen = one.slices.includes("unseen wording");
-      expect(uses(one, unseen ? HELD_OUT_WORDING : TRAINING_WORDING)).toBe(true);
-      const places = held(one).flatMap((is, place) => (is ? [sheetOf(one).candidates[place].name] : []));
+      expect(isWorded(one, unseen ? HELD_OUT_WORDING : TRAINING_WORDING)).toBe(true);
+      const places = heldOut(one).flatMap((is, place) => (is ? [sheetOf(one).candidates[place].name] : []));
       expect(places).toEqual(one.slices.includes("unseen combination") ? [one.answer] : []);
     }
     expect(share(study.test, (one) => one.slices.includes("unseen wording"))).toBeCloseTo(0.5, 1);
@@ -85,7 +67,7 @@ describe("the hospital study", () => {
       const some = every.filter((one) => sheetOf(one).candidates.length === count);
       for (let place = 0; place < count; place++) {
         const there = share(some, (one) => sheetOf(one).candidates[place].name === one.answer);
-        expect(Math.abs(there - 1 / count)).toBeLessThan(0.04); // Three standard deviations are 0.03.
+        expect(Math.abs(there - 1 / count)).toBeLessThan(0.05); // Three standard deviations are 0.04.
       }
     }
     expect(labels(study)).toHaveLength(2 * CONDITIONS.length);
@@ -116,30 +98,14 @@ describe("the hospital study", () => {
 });
 
 describe("what counting can reach", () => {
-  // The share of 4,000 cases in which the condition with the highest count is the right one; ties are shared out.
-  const accuracy = (easyShare: number, count: (rule: Candidate, present: string[]) => number): number => {
-    const cases = hospitalStudy({ seed: 9, train: 4000, validation: 0, test: 0, easyShare }).train;
-    const points = cases.map((one) => {
-      const { candidates, present } = sheetOf(one);
-      const counts = candidates.map((rule) => count(rule, present));
-      const best = candidates.filter((_, place) => counts[place] === Math.max(...counts));
-      return best.some((rule) => rule.name === one.answer) ? 1 / best.length : 0;
-    });
-    return points.reduce((sum, point) => sum + point, 0) / points.length;
-  };
-  const needsPresent = (rule: Candidate, present: string[]): number =>
-    rule.needs.filter((need) => present.includes(need)).length;
-  const anyPresent = (rule: Candidate, present: string[]): number =>
-    needsPresent(rule, present) + (present.includes(rule.excludedBy ?? "") ? 1 : 0);
-  const chance = (): number => 1;
-
   it.each([
     // easyShare, at random, counting present needs, counting all that is present
     [0, 0.29, 0.5, 0.17],
     [0.3, 0.29, 0.64, 0.38],
     [0.6, 0.29, 0.81, 0.65],
   ])("at an easy share of %f is %f by chance, %f by needs, %f by all that is present", (easyShare, ...expected) => {
-    const measured = [chance, needsPresent, anyPresent].map((count) => accuracy(easyShare, count));
+    const cases = hospitalStudy({ seed: 9, train: 4000, validation: 0, test: 0, easyShare }).train;
+    const measured = [nothing, needsPresent, anyPresent].map((count) => countingAccuracy(cases, count));
     console.log(`easy share ${easyShare}: chance, needs, all = ${measured.map((one) => one.toFixed(3)).join(", ")}`);
     measured.forEach((one, index) => expect(Math.abs(one - expected[index])).toBeLessThan(0.03));
   });
@@ -172,8 +138,6 @@ describe("checkChain", () => {
   });
 
   it("names the step that a change makes wrong", () => {
-    const swap = (text: string, a: string, b: string): string =>
-      text.includes(a) ? text.replace(a, b) : text.replace(b, a);
     const changes: ((line: string, one: Case) => string)[] = [
       (line) => swap(line, "+", "-"),
       (line, { language }) => (language === "en" ? swap(line, "keep", "out") : swap(line, "保留", "排除")),
@@ -223,4 +187,44 @@ function isHeldOut({ name, needs }: Candidate): boolean {
   }
   const english = needs.map((need) => ENGLISH.get(need) ?? need).toSorted();
   return combinations(condition, needs.length).heldOut.some((list) => list.toSorted().join() === english.join());
+}
+
+/** Which candidates of a sheet need what no training case does. */
+function heldOut(one: Case): boolean[] {
+  return sheetOf(one).candidates.map(isHeldOut);
+}
+
+/** Whether all words around the sheet are from `wording`. */
+function isWorded(one: Case, wording: typeof TRAINING_WORDING): boolean {
+  const lines = one.question.split("\n");
+  const { openings, facts, asks } = wording[one.language];
+  const pair = facts.some(([present, denied]) => lines.at(-3)?.startsWith(present) && lines.at(-2)?.startsWith(denied));
+  return openings.includes(lines[0]) && asks.includes(lines.at(-1) ?? "") && pair;
+}
+
+/** The share of cases in which the condition with the highest count is the right one; ties are shared out. */
+function countingAccuracy(cases: Case[], count: (rule: Candidate, present: string[]) => number): number {
+  const points = cases.map((one) => {
+    const { candidates, present } = sheetOf(one);
+    const counts = candidates.map((rule) => count(rule, present));
+    const best = candidates.filter((_, place) => counts[place] === Math.max(...counts));
+    return best.some((rule) => rule.name === one.answer) ? 1 / best.length : 0;
+  });
+  return points.reduce((sum, point) => sum + point, 0) / points.length;
+}
+
+function nothing(): number {
+  return 0;
+}
+
+function needsPresent(rule: Candidate, present: string[]): number {
+  return rule.needs.filter((need) => present.includes(need)).length;
+}
+
+function anyPresent(rule: Candidate, present: string[]): number {
+  return needsPresent(rule, present) + (present.includes(rule.excludedBy ?? "") ? 1 : 0);
+}
+
+function swap(text: string, a: string, b: string): string {
+  return text.includes(a) ? text.replace(a, b) : text.replace(b, a);
 }
