@@ -56,8 +56,11 @@ export function loadModel(config: ModelConfig, bytes: Uint8Array): Model {
   };
   const model = buildModel(config, read);
   for (const name of left) {
-    // A tied model may carry a copy of its head; old checkpoints carry rotary tables.
-    if (name === "lm_head.weight" || name.endsWith("rotary_emb.inv_freq")) left.delete(name);
+    // A tied model may carry a copy of its head; old checkpoints carry rotary tables; a multi-token prediction layer
+    // carries copies of the embedding and the head.
+    const copies =
+      /^lm_head\.weight$|rotary_emb\.inv_freq$|^model\.layers\.\d+\.(embed_tokens|shared_head\.head)\.weight$/;
+    if (copies.test(name)) left.delete(name);
   }
   if (left.size > 0) {
     disposeModel(model);

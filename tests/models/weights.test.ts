@@ -116,11 +116,13 @@ describe("a checkpoint", () => {
     );
   });
 
-  it("may carry a copy of a tied head and old rotary tables", async () => {
+  it("may carry copies of shared weights and old rotary tables", async () => {
     const bytes = await checkpoint("deepseek", (tensors) => [
       ...tensors,
       zeros("lm_head.weight", [37, 20]),
       zeros("model.layers.0.self_attn.rotary_emb.inv_freq", [2]),
+      zeros("model.layers.3.embed_tokens.weight", [37, 20]), // Of a multi-token prediction layer, as DeepSeek-V3 has them.
+      zeros("model.layers.3.shared_head.head.weight", [37, 20]),
     ]);
     const model = loadModel(tinyConfig("deepseek"), bytes);
     expect(model.lmHead).toBeNull();

@@ -94,7 +94,7 @@ beforeAll(async () => {
       whole.set(name, { host, report, askedAt });
     });
   }
-});
+}, 60_000); // Two whole runs; a busy machine is slow.
 
 describe.each(NAMES)("a recipe that %s", (name) => {
   it("ends in a report of its schema, with every stage and every measured point", () => {

@@ -75,6 +75,11 @@ describe.each(FAMILIES)("an adapter on %s", (family) => {
       expect(largest, name).toBeLessThanOrEqual(bound);
       expect(largest, name).toBeGreaterThanOrEqual(0.8 * bound); // Of 60 draws or more.
     }
+    const drawn = [...first].filter(([name]) => name.endsWith("lora_A.weight"));
+    const negative = drawn.flatMap(([, values]) => [...values]).filter((x) => x < 0).length;
+    const all = drawn.reduce((sum, [, values]) => sum + values.length, 0);
+    expect(Math.abs(negative / all - 0.5)).toBeLessThan(0.06); // Of 800 draws or more: 1.8 % is one deviation.
+    expect(new Set(drawn.map(([, values]) => values[0])).size).toBe(drawn.length); // Every module draws its own.
   });
 
   it("is put on the modules that are asked for, once", () => {
