@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -78,6 +78,12 @@ describe("the server of the built page", () => {
     const { status, body } = path.startsWith("/") ? await rawGet(path) : { status: 404, body: "" };
     expect(status).toBe(404);
     expect(body).not.toContain("not for others");
+  });
+
+  it("sends what public/_headers tells static hosts to send", () => {
+    const lines = readFileSync(join("public", "_headers"), "utf8").split("\n");
+    const told = lines.filter((line) => line.startsWith("  ")).map((line) => line.trim().split(/: (.*)/, 2));
+    expect(Object.fromEntries(told)).toEqual(SECURITY_HEADERS);
   });
 
   it("serves the same bytes as the file has", async () => {

@@ -1,0 +1,232 @@
+// One person's way through the built page, on the server that serves it: look, run a recipe, lose the page in the middle,
+// go on, read, take away, ask, in both languages.
+
+import { createHash } from "node:crypto";
+import { mkdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { join } from "node:path";
+import type { Browser, Locator, Page } from "playwright";
+import * as v from "valibot";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { ensurePage, root } from "../../../src/cli/setup.mjs";
+import type { Listening } from "../../../src/cli/staticServer.ts";
+import { serveFolder } from "../../../src/cli/staticServer.ts";
+import { readSafetensors } from "../../../src/formats/safetensors.ts";
+import type { Report } from "../../../src/protocol/report.ts";
+import { ReportSchema } from "../../../src/protocol/report.ts";
+import { startChromium } from "./chromium.ts";
+
+const CONTROL_STEPS = 40;
+const CHECKPOINT_EVERY = 2;
+const RUN_MS = 240_000;
+
+const pictures = join(root, "tests", "artefacts");
+let browser: Browser;
+let listening: Listening;
+let page: Page;
+let report: Report;
+/** Everything that must not happen: requests to others, errors, violations of the page's policy. */
+const trouble: string[] = [];
+
+beforeAll(async () => {
+  await ensurePage();
+  mkdirSync(pictures, { recursive: true });
+  listening = await serveFolder(join(root, "dist"), { port: 0, host: "127.0.0.1" });
+  browser = await startChromium();
+  const context = await browser.newContext({ viewport: { width: 1440, height: 1000 }, locale: "en-GB" });
+  context.on("request", (request) => {
+    const { origin, protocol, search } = new URL(request.url());
+    const ours = `${origin}/` === listening.url || protocol === "blob:" || protocol === "data:";
+    if (!ours || request.method() !== "GET" || search !== "") trouble.push(`${request.method()} ${request.url()}`);
+  });
+  context.on("requestfailed", (request) => trouble.push(`failed: ${request.url()}`));
+  context.on("console", (message) => {
+    if (message.type() === "error") trouble.push(message.text());
+  });
+  context.on("weberror", (error) => trouble.push(error.error().message));
+  await context.addInitScript(() => {
+    document.addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) =>
+      console.error(`policy: ${violatedDirective} ${blockedURI}`),
+    );
+  });
+  context.setDefaultTimeout(20_000);
+  page = await context.newPage();
+});
+
+afterAll(async () => {
+  await browser?.close();
+  listening?.server.close();
+});
+
+/** The section of the page with this heading. */
+const section = (name: string): Locator => page.getByRole("region", { name, exact: true });
+
+/** The settings of a stage, opened. */
+async function stage(name: string): Promise<Locator> {
+  const item = section("Recipe")
+    .getByRole("listitem")
+    .filter({ has: page.getByLabel(`Include: ${name}`, { exact: true }) });
+  await item.locator("summary").click();
+  return item;
+}
+
+async function fill(scope: Locator, values: Record<string, number>): Promise<void> {
+  for (const [label, value] of Object.entries(values)) {
+    await scope.getByLabel(label, { exact: true }).fill(String(value));
+  }
+}
+
+async function picture(name: string): Promise<void> {
+  await page.screenshot({ path: join(pictures, `${name}.png`), fullPage: true });
+}
+
+/** Save a file of the run; its bytes. */
+async function save(name: string): Promise<Buffer> {
+  const [download] = await Promise.all([
+    page.waitForEvent("download"),
+    page.getByRole("button", { name: `Save ${name}`, exact: true }).click(),
+  ]);
+  expect(name.endsWith(download.suggestedFilename())).toBe(true);
+  return readFileSync(await download.path());
+}
+
+/** Faults that axe-core finds on the page as it is. */
+async function accessibilityFaults(): Promise<string[]> {
+  const source = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+  await page.evaluate(source);
+  return page.evaluate(async () => {
+    const { violations } = await (globalThis as unknown as { axe: typeof import("axe-core") }).axe.run();
+    return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" | ")}`);
+  });
+}
+
+describe("the built page", () => {
+  it("opens, says what computes and why, and that nothing leaves", async () => {
+    await page.goto(listening.url);
+    await page.getByRole("button", { name: "Run the whole recipe" }).waitFor();
+    const engine = page.getByRole("button", { name: /^What computes/ });
+    await expect.poll(() => engine.textContent(), { timeout: 30_000 }).toContain("CPU (SIMD)");
+    await engine.click();
+    await page.getByText(/the only GPU adapter is|there is no GPU/).waitFor();
+    await page.keyboard.press("Escape");
+    await page.getByRole("button", { name: "Nothing leaves this machine" }).waitFor();
+    expect(await page.evaluate(() => crossOriginIsolated)).toBe(true);
+    await picture("1-opened");
+    expect(await accessibilityFaults()).toEqual([]);
+  });
+
+  it("runs a recipe that was made smaller with its own controls, and shows the loss", async () => {
+    const recipe = section("Recipe");
+    await recipe.getByRole("radio", { name: "Quick", exact: true }).check();
+    await recipe.getByText("Amounts", { exact: true }).click();
+    await fill(recipe, { "Training cases": 40, "Validation cases": 4, "Test cases": 6 });
+    await fill(await stage("Score"), { Cases: 4 });
+    await fill(await stage("Recover"), { Steps: 3, "Cases per step": 2 });
+    await fill(await stage("Chains of thought"), { Steps: CONTROL_STEPS, "Cases per step": 2, "LoRA rank": 4 });
+    await fill(await stage("Fine-tune"), { Steps: 3, "Cases per step": 2, "LoRA rank": 4 });
+    await recipe.getByText("Evaluation and repetition", { exact: true }).click();
+    await fill(recipe, {
+      "Cases asked at each point": 6,
+      "Longest reply, tokens": 24,
+      "Steps between checkpoints": CHECKPOINT_EVERY,
+    });
+    await recipe.getByRole("button", { name: "Run the whole recipe" }).click();
+    const progress = section("Progress");
+    // Not from the first step on: a checkpoint of this stage should have been written.
+    await progress
+      .getByText(/^Control: direct answers: step ([4-9]|[1-3]\d) of 40$/)
+      .first()
+      .waitFor({ timeout: RUN_MS });
+    await section("What matters").getByRole("figure").first().waitFor();
+    await picture("2-running");
+  });
+
+  it("offers to go on after it was reloaded in the middle, and has lost the steps since the last checkpoint at most", async () => {
+    const shown = await section("Progress")
+      .getByText(/^Control: direct answers: step/)
+      .first()
+      .textContent();
+    const seen = Number(/step (\d+)/.exec(shown ?? "")?.[1]);
+    await page.reload();
+    const progress = section("Progress");
+    await progress.getByText("This run was cut off.").first().waitFor({ timeout: 30_000 });
+    const text = await progress.getByText(/^Last checkpoint: /).textContent();
+    const [, step] = /Chains of thought, step (\d+)/.exec(text ?? "") ?? [];
+    expect(Number(step)).toBeGreaterThan(seen - CHECKPOINT_EVERY - 1);
+    await picture("3-reloaded");
+    await progress.getByRole("button", { name: "Resume" }).click();
+    await progress
+      .getByText(/^Finished in /)
+      .first()
+      .waitFor({ timeout: RUN_MS });
+  });
+
+  it("shows the scores before and after, of all points of the run", async () => {
+    const rows = section("Before and after").locator("table.evaluations tbody tr");
+    expect(await rows.locator("th").allTextContents()).toEqual([
+      "Before",
+      "After pruning",
+      "After recovery",
+      "After chains of thought",
+      "Control: direct answers only",
+      "After fine-tuning",
+    ]);
+    for (const accuracy of await rows.locator("strong").allTextContents()) expect(accuracy).toMatch(/^\d+(\.\d)?\s?%$/);
+    await section("What was cut").waitFor();
+    await picture("4-finished");
+    expect(await accessibilityFaults()).toEqual([]);
+  });
+
+  it("hands out a report that names every file by its hash, as if it had never been reloaded", async () => {
+    report = v.parse(ReportSchema, JSON.parse((await save("report.json")).toString("utf8")));
+    const control = report.stages.find(({ kind }) => kind === "directControl");
+    expect(control?.curve.map(([step]) => step)).toEqual(Array.from({ length: CONTROL_STEPS }, (_, i) => i + 1));
+    expect(report.environment.backend).toBe("wasm");
+    expect(report.model.after.total).toBeLessThanOrEqual(report.model.before.total * 0.61);
+  });
+
+  it("hands out the adapter and the model, whole", async () => {
+    for (const name of ["adapter/adapter_model.safetensors", "model/model.safetensors"]) {
+      const bytes = await save(name);
+      const named = report.files.find((file) => file.name === name);
+      expect(createHash("sha256").update(bytes).digest("hex")).toBe(named?.sha256);
+      expect(readSafetensors(new Uint8Array(bytes)).size).toBeGreaterThan(4);
+    }
+  });
+
+  it("hands out a report for people that needs nothing else", async () => {
+    const html = (await save("report.html")).toString("utf8");
+    const reader = await browser.newPage();
+    const requests: string[] = [];
+    reader.on("request", (request) => requests.push(request.url()));
+    await reader.setContent(html);
+    expect(await reader.getByRole("heading", { level: 1 }).textContent()).toBe(report.recipe.name);
+    await reader.screenshot({ path: join(pictures, "5-report.png"), fullPage: true });
+    expect(requests).toEqual([]);
+    await reader.close();
+  });
+
+  it("lets the person ask the tuned model a test case", async () => {
+    const chat = section("Ask the model");
+    await chat.getByRole("radio", { name: "Tuned in this run", exact: true }).check();
+    await chat.getByRole("button", { name: "Draw a test case" }).click();
+    await expect.poll(() => chat.getByLabel("Question", { exact: true }).inputValue()).not.toBe("");
+    await chat.getByRole("button", { name: "Ask", exact: true }).click();
+    await chat.getByRole("heading", { name: "Answer", exact: true }).waitFor({ timeout: 60_000 });
+    await chat.getByText(/tokens in/).waitFor();
+    await picture("6-asked");
+  });
+
+  it("speaks Chinese, and remembers it", async () => {
+    await page.getByRole("radio", { name: "中文", exact: true }).check();
+    await page.getByRole("region", { name: "方案", exact: true }).waitFor();
+    expect(await page.evaluate(() => document.documentElement.lang)).toBe("zh-CN");
+    await picture("7-chinese");
+    await page.reload();
+    await page.getByRole("region", { name: "方案", exact: true }).waitFor();
+  });
+
+  it("has asked nobody else for anything, and met no error", () => {
+    expect(trouble).toEqual([]);
+  });
+});
