@@ -1,10 +1,14 @@
 // `node src/cli/run.mjs TASK [ARGUMENTS]`: what the npm scripts call. Makes ready what the task needs, then does it.
 
 import { spawnSync } from "node:child_process";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { ensureChromium } from "./chromium.mjs";
 import { checkNode, ensureDependencies, ensurePage, ensurePrograms, programs, root, say } from "./setup.mjs";
+
+/** Where the counts of a whole test run go. */
+const RESULTS = join(root, ".cache", "test-results.json");
 
 const [task, ...args] = process.argv.slice(2);
 
@@ -22,18 +26,17 @@ const tasks = {
   lint: async () => tool("oxlint", "bin/oxlint", ["--type-aware", "--deny-warnings"]),
   format: async () => tool("@biomejs/biome", "bin/biome", ["format", "--write", ...args]),
   formatCheck: async () => tool("@biomejs/biome", "bin/biome", ["format"]),
-  bench: async () => vitest(["bench", "--run", ...args]),
+  bench: async () => vitest(["bench", "--run", "--project", "node", ...args]),
   /** With arguments, only vitest with them: `npm test -- tests/cli`. */
   test: async () => {
+    rmSync(RESULTS, { force: true });
     process.env.CHROMIUM = ensureChromium();
-    if (args.length === 0) {
-      for (const check of ["types", "lint", "formatCheck"]) {
-        say(`> ${check}`);
-        await tasks[check]();
-      }
+    if (args.length > 0) return testBuilt(args);
+    for (const check of ["types", "lint", "formatCheck"]) {
+      say(`> ${check}`);
+      await tasks[check]();
     }
-    await tasks.build();
-    vitest(["run", ...args]);
+    return testBuilt(["--reporter=default", "--reporter=json", `--outputFile.json=${RESULTS}`]);
   },
 };
 for (const name of programs) tasks[name] ??= () => program(name, args);
@@ -47,6 +50,12 @@ async function program(name, programArguments) {
   const file = join(root, ".cache", "cli", `${name}.js`);
   process.argv = [process.execPath, file, ...programArguments];
   await import(pathToFileURL(file).href);
+}
+
+/** @param {string[]} vitestArguments */
+async function testBuilt(vitestArguments) {
+  await tasks.build();
+  vitest(["run", ...vitestArguments]);
 }
 
 /** @param {string[]} vitestArguments */
