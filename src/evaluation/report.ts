@@ -187,7 +187,8 @@ function importance({ scores, plan }: Report): Markup | null {
     return [i, figures(layer.attention), figures(layer.ffn), figures(layer.layer), ...left];
   });
   return html`<section><h2>What matters, and what was cut</h2>
-<p>Score of each unit: ${method} over ${whole(scores.cases)} cases, shaded on a logarithmic scale within each kind.
+<p>Score of each unit: ${method} over ${whole(scores.cases)} cases, shaded on a logarithmic scale within each kind; a narrow cell is the mean of
+neighbours.
 The two halves of the cases agree with a rank correlation of ${scores.splitHalfCorrelation.toFixed(2)}. ${cut}</p>
 <figure>${scoreMap(scores.layers, plan?.layers ?? null)}</figure>
 ${details(

@@ -107,6 +107,7 @@ export function scoreMap(layers: LayerScores[], plan: LayerPlan[] | null): Marku
     { name: "Heads", units: layers.map((layer, i) => units(layer.heads, plan?.[i].heads)) },
     { name: "Experts", units: layers.map((layer, i) => units(layer.experts, plan?.[i].experts)) },
     { name: "Channels", units: layers.map((layer, i) => units(layer.channels, plan?.[i].channels)) },
+    { name: "Channels of the experts", units: layers.map((layer, i) => expertChannels(layer, plan?.[i])) },
   ].filter(({ units: rows }) => rows.some((row) => row.length > 0));
   const widest = kinds.map(({ units: rows }) => Math.min(MAP.mostColumns, Math.max(...rows.map((row) => row.length))));
   const room = MAP.width - MAP.left - MAP.gap * (kinds.length - 1);
@@ -138,6 +139,14 @@ function cellWidths(counts: number[], room: number): number[] {
 function units(scores: number[], kept: number[] | undefined): Unit[] {
   const keep = new Set(kept);
   return scores.map((score, i) => ({ score, kept: kept === undefined || keep.has(i) }));
+}
+
+/** Those of all experts in a row; of an expert that was cut, all are. */
+function expertChannels(layer: LayerScores, plan: LayerPlan | undefined): Unit[] {
+  return layer.expertChannels.flatMap((scores, expert) => {
+    const place = plan?.experts.indexOf(expert) ?? -1;
+    return units(scores, plan && (place < 0 ? [] : plan.expertChannels[place]));
+  });
 }
 
 function mapOfKind(name: string, rows: Unit[][], columns: number, left: number, cellWidth: number): Markup {

@@ -84,15 +84,29 @@ describe("reportHtml", () => {
 
 describe("scoreMap", () => {
   it("strikes what the plan cuts and nothing else", () => {
-    const { scores, plan } = exampleReport();
-    const layers = (scores?.layers ?? []).map((layer) => ({ ...layer, channels: layer.channels.slice(0, 8) }));
-    const plans = (plan?.layers ?? []).map((layer) => ({ ...layer, channels: [0, 1, 2] }));
-    const cut = layers.map((layer, i) => {
-      return layer.heads.length - plans[i].heads.length + layer.experts.length - plans[i].experts.length + 5;
-    });
-    const total = cut.reduce((sum, count) => sum + count, 0);
-    expect(times(scoreMap(layers, plans).markup, /class="cut"/g)).toBe(total);
-    expect(times(scoreMap(layers, null).markup, /class="cut"/g)).toBe(0);
+    const { scores } = exampleReport();
+    if (!scores) throw new Error("The example should have scores.");
+    const few = scores.layers.map((layer) => ({
+      ...layer,
+      channels: layer.channels.slice(0, 8),
+      expertChannels: layer.expertChannels.map((channels) => channels.slice(0, 4)),
+    }));
+    // Of 6 heads 4 go, of 8 channels 5; of 8 experts 6 with their 4 channels each, and 1 channel of each that stays.
+    const plan = few.map(({ experts }) => ({
+      heads: [0, 5],
+      channels: [0, 1, 2],
+      experts: experts.length > 0 ? [1, 7] : [],
+      expertChannels:
+        experts.length > 0
+          ? [
+              [0, 1, 2],
+              [1, 2, 3],
+            ]
+          : [],
+    }));
+    const perExpertLayer = 4 + 5 + 6 + (6 * 4 + 2);
+    expect(times(scoreMap(few, plan).markup, /class="cut"/g)).toBe(4 + 5 + 3 * perExpertLayer);
+    expect(times(scoreMap(few, null).markup, /class="cut"/g)).toBe(0);
   });
 });
 
