@@ -189,9 +189,7 @@ export const en = {
     channels: "FFN channels",
     experts: "Experts",
     expertChannels: "Channels of the experts",
-    layer: (number: string) => `Layer ${number}`,
     layerHeader: "Layer",
-    unit: (number: string) => `no. ${number}`,
     cell: (what: string, layer: string, unit: string, score: string) =>
       `${what}: layer ${layer}, no. ${unit}: ${score}`,
     kept: "kept",
@@ -211,10 +209,10 @@ export const en = {
   plan: {
     title: "What was cut",
     lead: (share: string, count: string) => `${share} of the parameters are gone: ${count}.`,
-    layer: (number: string) => `Layer ${number}`,
-    heads: (kept: string, all: string) => `${kept} of ${all} heads`,
-    experts: (kept: string, all: string) => `${kept} of ${all} experts`,
-    channels: (kept: string, all: string) => `${kept} of ${all} channels`,
+    heads: "Heads",
+    experts: "Experts",
+    channels: "Channels",
+    kept: (kept: string, all: string) => `${kept} of ${all}`,
     drawing:
       "One branch for each layer: heads to the left, experts and channels to the right. Filled: kept. Hollow: cut.",
     key: "Filled: kept. Hollow: cut.",

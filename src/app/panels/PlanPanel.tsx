@@ -4,6 +4,7 @@ import { type PanelProps, useFormats, useMessages } from "../context.ts";
 import type { Plan, Scores } from "../../protocol/report.ts";
 import { Card } from "../widgets/Card.tsx";
 import { type Branch, Espalier } from "../widgets/Espalier.tsx";
+import { Scroll } from "../widgets/Scroll.tsx";
 
 export function PlanPanel({ state }: Pick<PanelProps, "state">) {
   const [t, format] = [useMessages(), useFormats()];
@@ -16,25 +17,43 @@ export function PlanPanel({ state }: Pick<PanelProps, "state">) {
       lead={t.plan.lead(format.percent(view.plan.removedShare), format.whole(view.plan.removedParameters))}
       class="plan"
     >
-      <Espalier branches={counts.map(branchOf)} label={t.plan.drawing} />
+      <Espalier branches={counts.map(branchOf)} label={t.plan.drawing} numbered />
       <p class="quiet">{t.plan.drawing}</p>
-      <ul class="plan-list">
-        {counts.map((layer, index) => (
-          <li key={index}>
-            <strong>{t.plan.layer(String(index))}</strong>
-            {describe("heads", layer.heads)}
-            {describe("experts", layer.experts)}
-            {describe("channels", layer.channels)}
-          </li>
-        ))}
-      </ul>
+      <PlanTable counts={counts} />
     </Card>
   );
+}
 
-  function describe(what: "heads" | "experts" | "channels", kept: boolean[]) {
-    if (kept.length === 0) return null;
-    return <span>{t.plan[what](format.whole(kept.filter(Boolean).length), format.whole(kept.length))}</span>;
-  }
+function PlanTable({ counts }: { counts: LayerCounts[] }) {
+  const [t, format] = [useMessages(), useFormats()];
+  const share = (kept: boolean[]) =>
+    kept.length === 0
+      ? t.results.none
+      : t.plan.kept(format.whole(kept.filter(Boolean).length), format.whole(kept.length));
+  return (
+    <Scroll>
+      <table>
+        <thead>
+          <tr>
+            <th scope="col">{t.scores.layerHeader}</th>
+            <th scope="col">{t.plan.heads}</th>
+            <th scope="col">{t.plan.experts}</th>
+            <th scope="col">{t.plan.channels}</th>
+          </tr>
+        </thead>
+        <tbody>
+          {counts.map((layer, index) => (
+            <tr key={index}>
+              <th scope="row">{index}</th>
+              <td>{share(layer.heads)}</td>
+              <td>{share(layer.experts)}</td>
+              <td>{share(layer.channels)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </Scroll>
+  );
 }
 
 interface LayerCounts {

@@ -5,6 +5,7 @@ import type { Evaluation, ModelSize, Report, StageResult } from "../../protocol/
 import { evaluationRows, type RunView } from "../view.ts";
 import { Card } from "../widgets/Card.tsx";
 import { Interval } from "../widgets/Interval.tsx";
+import { Scroll } from "../widgets/Scroll.tsx";
 
 export function ResultsPanel({ state }: Pick<PanelProps, "state">) {
   const t = useMessages();
@@ -30,7 +31,7 @@ function EvaluationTable({ view }: { view: RunView }) {
   const rows = evaluationRows(view.evaluations);
   const n = Math.max(...view.evaluations.map((evaluation) => evaluation.n));
   return (
-    <div class="scroll">
+    <Scroll>
       <table class="evaluations">
         <caption>{t.results.tableCaption(format.whole(n))}</caption>
         <thead>
@@ -66,7 +67,7 @@ function EvaluationTable({ view }: { view: RunView }) {
           ))}
         </tbody>
       </table>
-    </div>
+    </Scroll>
   );
 }
 
@@ -107,7 +108,7 @@ function SizeTable({ before, after }: { before: ModelSize; after: ModelSize }) {
     <div>
       <h3>{t.results.parameters}</h3>
       <SizeBars before={before} after={after} />
-      <div class="scroll">
+      <Scroll>
         <table>
           <thead>
             <tr>
@@ -124,7 +125,7 @@ function SizeTable({ before, after }: { before: ModelSize; after: ModelSize }) {
             {row(t.results.total, before.total, after.total)}
           </tbody>
         </table>
-      </div>
+      </Scroll>
     </div>
   );
 }
@@ -160,7 +161,7 @@ function LatencyTable({ latency }: { latency: Report["latency"] }) {
   return (
     <div>
       <h3>{t.results.latency}</h3>
-      <div class="scroll">
+      <Scroll>
         <table>
           <thead>
             <tr>
@@ -185,7 +186,7 @@ function LatencyTable({ latency }: { latency: Report["latency"] }) {
             </tr>
           </tbody>
         </table>
-      </div>
+      </Scroll>
       <p class="quiet">{t.results.repeats(format.whole(before.repeats))}</p>
     </div>
   );
@@ -202,7 +203,7 @@ function SliceTable({ view }: { view: RunView }) {
   return (
     <details class="more">
       <summary>{t.results.slices}</summary>
-      <div class="scroll">
+      <Scroll>
         <table>
           <caption>
             {t.points[last.point]}, {t.modes.chain}
@@ -224,7 +225,7 @@ function SliceTable({ view }: { view: RunView }) {
             ))}
           </tbody>
         </table>
-      </div>
+      </Scroll>
     </details>
   );
 }
@@ -235,7 +236,7 @@ function StageTable({ results }: { results: StageResult[] }) {
   return (
     <details class="more">
       <summary>{t.results.stageTable}</summary>
-      <div class="scroll">
+      <Scroll>
         <table>
           <thead>
             <tr>
@@ -262,7 +263,7 @@ function StageTable({ results }: { results: StageResult[] }) {
             ))}
           </tbody>
         </table>
-      </div>
+      </Scroll>
     </details>
   );
 }

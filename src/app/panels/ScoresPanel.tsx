@@ -6,6 +6,7 @@ import type { Plan, Scores } from "../../protocol/report.ts";
 import { Card } from "../widgets/Card.tsx";
 import { type Grid, grids } from "../widgets/grids.ts";
 import { type Cell, Heatmap } from "../widgets/Heatmap.tsx";
+import { Scroll } from "../widgets/Scroll.tsx";
 
 export function ScoresPanel({ state }: Pick<PanelProps, "state">) {
   const [t, format] = [useMessages(), useFormats()];
@@ -46,6 +47,7 @@ function HeatKey() {
   return (
     <p class="heat-key" aria-hidden="true">
       {t.scores.least} <span class="heat-scale" /> {t.scores.most} <span class="cut-mark" /> {t.scores.cut}
+      <span class="heat-hint">{t.scores.hover}</span>
     </p>
   );
 }
@@ -62,7 +64,7 @@ function GridFigure({ grid }: { grid: Grid }) {
     <figure class="grid-figure">
       <figcaption>
         <h3>{name}</h3>
-        <p class="quiet read-out">{pointed.value ? read(pointed.value) : t.scores.hover}</p>
+        <p class="quiet read-out">{pointed.value && read(pointed.value)}</p>
       </figcaption>
       <div class="grid-body">
         <ol class="grid-rows" start={0} aria-hidden="true">
@@ -80,7 +82,7 @@ function ScoreTable({ scores }: { scores: Scores }) {
   const [t, format] = [useMessages(), useFormats()];
   const sum = (values: number[]) => (values.length === 0 ? "–" : format.precise(values.reduce((a, b) => a + b, 0)));
   return (
-    <div class="scroll">
+    <Scroll>
       <table>
         <caption>{t.scores.tableHint}</caption>
         <thead>
@@ -108,6 +110,6 @@ function ScoreTable({ scores }: { scores: Scores }) {
           ))}
         </tbody>
       </table>
-    </div>
+    </Scroll>
   );
 }

@@ -15,10 +15,12 @@ export interface Branch {
 interface EspalierProps {
   branches: Branch[];
   label: string;
+  /** Whether the branches bear their layers' numbers. */
+  numbered?: boolean;
 }
 
 /** The first layer is the lowest branch, as a tree grows. */
-export function Espalier({ branches, label }: EspalierProps) {
+export function Espalier({ branches, label, numbered }: EspalierProps) {
   const height = branches.length * ROW + 26;
   return (
     <svg class="espalier" viewBox={`${-HALF} 0 ${2 * HALF} ${height}`} role="img" aria-label={label}>
@@ -27,6 +29,11 @@ export function Espalier({ branches, label }: EspalierProps) {
         return (
           <g key={layer} transform={`translate(0 ${y})`}>
             <line class="wire" x1={-HALF} x2={HALF} y1={0} y2={0} />
+            {numbered && (
+              <text x={-HALF} y={-5}>
+                {layer}
+              </text>
+            )}
             <path class="branch" d={`M0 16 C -4 2 -16 0 -30 0 H ${-SIDE}`} />
             <path class="branch" d={`M0 16 C 4 2 16 0 30 0 H ${SIDE}`} />
             {leaves(branch.heads, -1)}

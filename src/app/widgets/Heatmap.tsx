@@ -5,6 +5,7 @@ import { colorOf, mix, onColorsChange } from "./colors.ts";
 import { type Grid, heat } from "./grids.ts";
 
 const ROW = 24; // CSS pixels, gap included.
+const LEAST_COLUMNS = 8; // A few heads stay as narrow as experts are.
 const WIDE = 10; // Cells from this width on have gaps and are struck out; narrower ones have a mark below.
 
 export interface Cell {
@@ -20,7 +21,7 @@ interface HeatmapProps {
 
 export function Heatmap({ grid, label, onPoint }: HeatmapProps) {
   const canvas = useRef<HTMLCanvasElement>(null);
-  const columns = Math.max(...grid.scores.map((row) => row.length));
+  const columns = Math.max(LEAST_COLUMNS, ...grid.scores.map((row) => row.length));
 
   useEffect(() => {
     const node = canvas.current as HTMLCanvasElement;
