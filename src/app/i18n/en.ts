@@ -111,7 +111,6 @@ export const en = {
     dataSettings: "Amounts",
     stages: "Stages",
     include: (stage: string) => `Include: ${stage}`,
-    settingsOf: (stage: string) => `Settings of ${stage}`,
     evaluation: "Evaluation and repetition",
     evaluationCases: "Cases asked at each point",
     maxNewTokens: "Longest reply, tokens",

@@ -60,7 +60,6 @@ export const zh: Messages = {
     dataSettings: "数量",
     stages: "阶段",
     include: (stage) => `包含：${stage}`,
-    settingsOf: (stage) => `${stage}的设置`,
     evaluation: "评估与可重复性",
     evaluationCases: "每次评估的案例数",
     maxNewTokens: "回答的最大词元数",

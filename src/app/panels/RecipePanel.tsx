@@ -176,7 +176,7 @@ function StageItem({ stage, included, disabled, onChange, onInclude }: StageItem
     <li class={included ? "stage" : "stage left-out"}>
       <CheckField label="" name={t.recipe.include(name)} checked={included} disabled={disabled} onChange={onInclude} />
       <details>
-        <summary aria-label={t.recipe.settingsOf(name)}>
+        <summary>
           <span class="stage-name">{name}</span>
           <span class="quiet">{summary(stage, t, format)}</span>
         </summary>
