@@ -25,7 +25,7 @@ const HELP = `Pretrain a base model. Started again with the same --out, it goes 
   --data FOLDER    holds the public texts: ${CORPORA.join(", ")}, cc-cedict
   --out FOLDER     checkpoints and loss curve (curve.jsonl)
   --model FOLDER   config.json and tokenizer of the model (public/models/deepseek-nano)
-  --steps N        steps of 8 rows of 256 tokens (6000); a run may be made longer or shorter until 70 % of it are done
+  --steps N        steps of 16 rows of 160 tokens (6000); a run may be made longer or shorter until 70 % of it are done
   --backend NAME   wasm or cpu (wasm)
   --publish        write the last checkpoint to --model: model.safetensors (float16), README.md, curve.json; train nothing
   --help           this text
@@ -42,12 +42,12 @@ const options = {
 } as const;
 
 const SETTINGS: Omit<PretrainSettings, "steps"> = {
-  rows: 8,
-  length: 256,
+  rows: 16,
+  length: 160,
   learningRate: 3e-3,
   weightDecay: 0.1,
   balanceSpeed: 5e-3,
-  drillShare: 0.65,
+  drillShare: 0.75,
   questionWeight: 0.1,
   answerWeight: 3,
   seed: 20,

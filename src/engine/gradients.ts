@@ -20,7 +20,7 @@ export function valueAndGradients(f: () => tf.Scalar, xs: tf.Tensor[]): { value:
   try {
     const { value, grads } = tf.engine().gradients(f, xs, undefined, true);
     const gradients = grads.map((gradient, i) => gradient ?? tf.zerosLike(xs[i]));
-    return { value: value as tf.Scalar, gradients };
+    return { value: value, gradients };
   } finally {
     leaves = outer;
   }

@@ -37,8 +37,7 @@ export function defineOp<A extends object>(op: OpDefinition<A>): void {
     kernelName: op.name,
     inputsToSave: op.saves ?? [],
     outputsToSave: op.savesOutputs ?? [],
-    gradFunc: (dy, saved, attrs) =>
-      gradient(Array.isArray(dy) ? dy : [dy], saved, attrs as unknown as A) as Record<string, () => tf.Tensor>,
+    gradFunc: (dy, saved, attrs) => gradient(Array.isArray(dy) ? dy : [dy], saved, attrs as unknown as A),
   });
 }
 

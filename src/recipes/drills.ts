@@ -56,14 +56,14 @@ interface DrillSource {
 }
 
 const SOURCES: DrillSource[] = [
-  { kind: "copy", weight: 12, draw: copy },
-  { kind: "member", weight: 3, draw: member },
-  { kind: "mark", weight: 20, draw: mark },
-  { kind: "names", weight: 5, draw: names },
-  { kind: "rules", weight: 12, draw: rules },
-  { kind: "verdict", weight: 4, draw: kept },
-  { kind: "step", weight: 10, draw: step },
-  { kind: "match", weight: 25, draw: (random, language) => match(random, language, true) },
+  { kind: "copy", weight: 8, draw: copy },
+  { kind: "member", weight: 2, draw: member },
+  { kind: "mark", weight: 16, draw: mark },
+  { kind: "names", weight: 2, draw: names },
+  { kind: "rules", weight: 10, draw: rules },
+  { kind: "verdict", weight: 3, draw: kept },
+  { kind: "step", weight: 14, draw: step },
+  { kind: "match", weight: 36, draw: (random, language) => match(random, language, true) },
   { kind: "matchDirect", weight: 5, draw: (random, language) => match(random, language, false) },
   { kind: "word", weight: 4, draw: word },
 ];
@@ -251,13 +251,13 @@ const MOST_PROPERTIES = 14; // Of a vocabulary: few enough that candidates share
 /** Different words of one kind or of all. */
 function someWords(random: Random, language: Language, count: number): string[] {
   const kind = random.next();
-  if (kind < 0.35) {
+  if (kind < 0.7) {
     return sampleWords(random, STUDY_WORDS, language, count);
   }
-  if (kind < 0.65) {
+  if (kind < 0.85) {
     return random.shuffle(COMMON_WORDS[language]).slice(0, count);
   }
-  return kind < 0.9 ? sampleWords(random, EVERY_WORD, language, count) : madeUpWords(random, language, count);
+  return kind < 0.95 ? sampleWords(random, EVERY_WORD, language, count) : madeUpWords(random, language, count);
 }
 
 function sampleWords(random: Random, from: Word[], language: Language, count: number): string[] {
@@ -306,26 +306,28 @@ function drawRules(random: Random, language: Language, count: number): Sheet {
   }
 }
 
+/** Mostly the study's words, short and few, in random company; then words of a domain, labels, anything, nonsense. */
 function drawVocabulary(random: Random, language: Language, count: number): [names: string[], properties: string[]] {
   const nameCount = Math.max(2, count);
+  const wanted = nameCount + MOST_PROPERTIES;
   const kind = random.next();
-  if (kind < 0.3) {
+  if (kind < 0.5) {
+    const names = sampleWords(random, CONDITIONS, language, nameCount);
+    return [names, sampleWords(random, FINDINGS, language, MOST_PROPERTIES)];
+  }
+  if (kind < 0.65) {
+    const words = sampleWords(random, STUDY_WORDS, language, wanted);
+    return [words.slice(0, nameCount), words.slice(nameCount)];
+  }
+  if (kind < 0.75) {
     const { names, properties } = random.pick(DOMAINS);
     return [sampleWords(random, names, language, nameCount), properties.map((property) => property[language])];
   }
-  if (kind < 0.4) {
+  if (kind < 0.85) {
     const labels = random.shuffle(LABELS[language]).slice(0, nameCount);
     return [labels, random.shuffle(COMMON_WORDS[language]).slice(0, MOST_PROPERTIES)];
   }
-  const wanted = nameCount + MOST_PROPERTIES;
-  const words =
-    kind < 0.5
-      ? random.shuffle(COMMON_WORDS[language]).slice(0, wanted)
-      : kind < 0.7
-        ? sampleWords(random, EVERY_WORD, language, wanted)
-        : kind < 0.92
-          ? sampleWords(random, STUDY_WORDS, language, wanted)
-          : madeUpWords(random, language, wanted);
+  const words = kind < 0.95 ? sampleWords(random, EVERY_WORD, language, wanted) : madeUpWords(random, language, wanted);
   return [words.slice(0, nameCount), words.slice(nameCount)];
 }
 

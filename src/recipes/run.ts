@@ -184,6 +184,7 @@ async function cut(run: Run, share: number): Promise<void> {
   if (!state.report.plan) {
     if (!state.report.scores) throw new Error("A prune stage needs a score stage before it. Add one to the recipe.");
     const done = beginStage(run, "prune", 0);
+    const startedMs = performance.now();
     const whole = run.model;
     const plan = planByBudget(whole, state.report.scores, share);
     const pruned = prune(whole, plan);
@@ -192,6 +193,7 @@ async function cut(run: Run, share: number): Promise<void> {
     );
     run.model = pruned;
     disposeModel(whole);
+    state.seconds = (performance.now() - startedMs) / 1000;
     state.report.plan = plan;
     state.report.latency = { before, after };
     state.report.model.after = modelSize(pruned);

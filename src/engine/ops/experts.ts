@@ -25,13 +25,13 @@ export interface ExpertWeights {
  * y[n] = sum over k of weights[n, k] * down_e(silu(gate_e(x[n])) * up_e(x[n])), e = chosen[n, k].
  */
 export function experts(x: tf.Tensor, chosen: tf.Tensor, weights: tf.Tensor, p: ExpertWeights): tf.Tensor {
-  const S = p.offsets.at(-1)!;
+  const S = p.offsets.at(-1);
   const D = x.shape[1]!;
   const right =
-    p.gate.shape[0]! === S &&
+    p.gate.shape[0] === S &&
     p.gate.shape[1]! === D &&
-    p.up.shape[0]! === S &&
-    p.down.shape[0]! === D &&
+    p.up.shape[0] === S &&
+    p.down.shape[0] === D &&
     p.down.shape[1]! === S;
   if (!right || !tf.util.arraysEqual(chosen.shape, weights.shape)) {
     throw new Error(
@@ -55,8 +55,8 @@ export function expertsReference(x: tf.Tensor, chosen: tf.Tensor, weights: tf.Te
     const [from, width] = [p.offsets[e], p.offsets[e + 1] - p.offsets[e]];
     if (width === 0) continue;
     const part = weights.mul(chosen.equal(tf.scalar(e, "int32")).cast("float32")).sum(1, true); // [N, 1]
-    const gate = tf.matMul(x as tf.Tensor2D, p.gate.slice([from, 0], [width, D]) as tf.Tensor2D, false, true);
-    const up = tf.matMul(x as tf.Tensor2D, p.up.slice([from, 0], [width, D]) as tf.Tensor2D, false, true);
+    const gate = tf.matMul(x, p.gate.slice([from, 0], [width, D]) as tf.Tensor2D, false, true);
+    const up = tf.matMul(x, p.up.slice([from, 0], [width, D]) as tf.Tensor2D, false, true);
     const act = gate.mul(gate.sigmoid()).mul(up); // [N, width]
     parts.push(
       tf.matMul(act as tf.Tensor2D, p.down.slice([0, from], [D, width]) as tf.Tensor2D, false, true).mul(part),
@@ -74,7 +74,7 @@ interface Attributes {
 /** N, D, topK, E, S and the widest expert's width. */
 function sizesOf(x: tf.TensorInfo, chosen: tf.TensorInfo, offsets: number[]) {
   const widest = Math.max(...offsets.slice(1).map((end, e) => end - offsets[e]));
-  return [x.shape[0], x.shape[1], chosen.shape[1], offsets.length - 1, offsets.at(-1)!, widest] as const;
+  return [x.shape[0], x.shape[1], chosen.shape[1], offsets.length - 1, offsets.at(-1), widest] as const;
 }
 
 /** Working memory that begins with the offsets; `rest` are `bytes` bytes after them. */

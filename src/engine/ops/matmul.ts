@@ -22,7 +22,7 @@ export function matmul(a: tf.Tensor, b: tf.Tensor, transposeA = false, transpose
 
 /** The definition in plain operations. */
 export function matmulReference(a: tf.Tensor, b: tf.Tensor, transposeA: boolean, transposeB: boolean): tf.Tensor {
-  return tf.matMul(a as tf.Tensor2D, b as tf.Tensor2D, transposeA, transposeB);
+  return tf.matMul(a, b, transposeA, transposeB);
 }
 
 interface Attributes {

@@ -23,7 +23,7 @@ export interface RopeTable {
 export function rotate(x: tf.Tensor, positions: tf.Tensor, table: RopeTable): tf.Tensor {
   const [B, T, , D] = x.shape;
   const P = 2 * table.cos.shape[1]!;
-  if (x.rank !== 4 || positions.shape[0]! !== B || positions.shape[1]! !== T || P > D!) {
+  if (x.rank !== 4 || positions.shape[0] !== B || positions.shape[1]! !== T || P > D) {
     throw new Error(`rotate: x is [${x.shape}], positions are [${positions.shape}], the table rotates ${P} entries`);
   }
   if (!hasKernel("Rotate")) return rotateReference(x, positions, table);

@@ -28,7 +28,7 @@ export function storeRows(target: tf.Tensor, rows: tf.Tensor, slots: tf.Tensor):
 defineOp({
   name: "StoreRows",
   wasm: ({ target, rows, slots }) => {
-    const D = rows.shape.at(-1)!;
+    const D = rows.shape.at(-1);
     const known = tf.util.sizeFromShape(target.shape) / D;
     const wrong = cpu().storeRows(at(target), at(rows), at(slots), tf.util.sizeFromShape(slots.shape), D, known);
     if (wrong >= 0) throw new Error(`storeRows: slot ${view(slots)[wrong]} is not among the target's ${known}`);

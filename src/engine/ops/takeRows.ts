@@ -11,8 +11,8 @@ export function takeRows(table: tf.Tensor, rows: tf.Tensor): tf.Tensor {
   if (table.rank !== 2 || rows.dtype !== "int32") {
     throw new Error(`takeRows: table is [${table.shape}], rows are ${rows.dtype} [${rows.shape}], wanted int32`);
   }
-  if (!hasKernel("TakeRows")) return tf.gather(table, rows as tf.Tensor1D);
-  return runOp("TakeRows", { table, rows }, { tableRows: table.shape[0]! });
+  if (!hasKernel("TakeRows")) return tf.gather(table, rows);
+  return runOp("TakeRows", { table, rows }, { tableRows: table.shape[0] });
 }
 
 interface Attributes {
@@ -53,7 +53,7 @@ defineOp<Attributes>({
 defineOp<Attributes>({
   name: "TakeRowsGradient",
   wasm: ({ dy, rows }, { tableRows }) => {
-    const D = dy.shape.at(-1)!;
+    const D = dy.shape.at(-1);
     const dtable = make([tableRows, D]);
     cpu().takeRowsGradient(at(dy), at(rows), at(dtable), tf.util.sizeFromShape(rows.shape), D, tableRows);
     return dtable;
