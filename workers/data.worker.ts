@@ -26,6 +26,9 @@ export interface ImportResult {
 /** A page of errors is more than a person reads. */
 const SHOWN_ERRORS = 20;
 
+/** How often an import tells how far it is and listens. */
+const REST_EVERY_MS = 50;
+
 class Cancelled extends Error {}
 
 let cancelling = false;
@@ -41,6 +44,7 @@ const api = {
       cancelling = false;
       try {
         const { cases, errors } = await importCases({ name: file.name, chunks: chunksOf(file, onProgress) });
+        await letMessagesIn();
         const dataset = await saveDataset(await database(), file.name, cases);
         return { dataset, skipped: errors.slice(0, SHOWN_ERRORS), skippedCount: errors.length };
       } catch (error) {
@@ -86,13 +90,21 @@ export type DataApi = typeof api;
 expose(api);
 
 async function* chunksOf(file: File, onProgress: (doneBytes: number) => void): AsyncGenerator<Uint8Array> {
-  let done = 0;
+  let [done, restedMs] = [0, 0];
   for await (const chunk of file.stream()) {
-    if (cancelling) throw new Cancelled();
     yield chunk;
     done += chunk.byteLength;
+    if (performance.now() - restedMs < REST_EVERY_MS && done < file.size) continue;
     onProgress(done);
+    await letMessagesIn();
+    restedMs = performance.now();
   }
+}
+
+/** A stream that is read from memory never lets go by itself: without a rest no cancelling would be heard. */
+async function letMessagesIn(): Promise<void> {
+  await new Promise((resolve) => setTimeout(resolve));
+  if (cancelling) throw new Cancelled();
 }
 
 async function testCases({ study, seed }: Recipe): Promise<Case[]> {
