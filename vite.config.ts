@@ -53,9 +53,12 @@ function assembly(): Plugin {
   };
 }
 
+/** The compiler of the kernels takes most of a build; that is no news each time. */
+const rolldownOptions = { checks: { pluginTimings: false } };
+
 export default defineConfig({
   plugins: [assembly()],
   base: "./",
-  worker: { format: "es", plugins: () => [assembly()] },
-  build: { target: "es2022", assetsInlineLimit: 0 },
+  worker: { format: "es", plugins: () => [assembly()], rolldownOptions },
+  build: { target: "es2022", assetsInlineLimit: 0, rolldownOptions },
 });

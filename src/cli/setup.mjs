@@ -46,11 +46,15 @@ function readPackages(file) {
   return JSON.parse(readFileSync(file, "utf8")).packages;
 }
 
-/** Install exactly what package-lock.json says, unless it is there. */
+/**
+ * Install what package-lock.json says, unless it is there.
+ *
+ * Not by `npm ci`: that refuses a lock file that was written where the registry lacks packages for other platforms.
+ */
 export function ensureDependencies() {
   if (dependenciesInstalled(root)) return;
   say("Installing the dependencies named in package-lock.json …");
-  npm(["ci", "--no-audit", "--no-fund", "--loglevel=error"]);
+  npm(["install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error"]);
 }
 
 /** Build the page into dist, unless it was built from these very sources. */
