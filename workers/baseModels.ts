@@ -29,12 +29,19 @@ async function json(folder: URL, name: string): Promise<unknown> {
 
 async function get(folder: URL, name: string): Promise<Response> {
   const response = await fetch(new URL(name, folder)).catch((error: Error) => error);
-  if (response instanceof Response && response.ok) return response;
-  const found = response instanceof Response ? `the server answers ${response.status}` : response.message;
+  const problem = problemOf(response);
+  if (response instanceof Response && problem === null) return response;
   throw new Failure(
     "missing",
-    `The base model's file ${shown(folder, name)} cannot be read (${found}). Serve Espalier together with its models folder, then reload.`,
+    `The base model's file ${shown(folder, name)} cannot be read (${problem}). Serve Espalier together with its models folder, then reload.`,
   );
+}
+
+function problemOf(response: Response | Error): string | null {
+  if (response instanceof Error) return response.message;
+  if (!response.ok) return `the server answers ${response.status}`;
+  // Some servers answer with their start page instead of a 404.
+  return response.headers.get("content-type")?.startsWith("text/html") ? "the server answers with a web page" : null;
 }
 
 const shown = (folder: URL, name: string) => `${folder.pathname.split("/").slice(-3).join("/")}${name}`;

@@ -8,11 +8,12 @@ import type { Recipe } from "../src/protocol/recipe.ts";
 import { gradeAnswer, hospitalStudy } from "../src/recipes/hospital/generate.ts";
 import { type Database, type DatasetRecord, openDatabase } from "../src/storage/database.ts";
 import { deleteDataset, readDataset, saveDataset } from "../src/storage/datasets.ts";
-import { asFailure, Failure } from "../src/storage/failure.ts";
+import { Failure } from "../src/storage/failure.ts";
 import { openFiles } from "../src/storage/files.ts";
 import { runLock, withLock } from "../src/storage/locks.ts";
 import { deleteRun } from "../src/storage/runs.ts";
 import { type Settings, writeSettings } from "../src/storage/settings.ts";
+import { failing } from "./failing.ts";
 
 export type { RowError };
 
@@ -120,13 +121,4 @@ function database(): Promise<Database> {
     stored = undefined; // The next call tries again.
   });
   return stored;
-}
-
-/** Every failure leaves the worker with a code for a name, which is what survives the way to the page. */
-async function failing<T>(work: () => Promise<T>): Promise<T> {
-  try {
-    return await work();
-  } catch (error) {
-    throw asFailure(error);
-  }
 }

@@ -18,6 +18,7 @@ import { runLock, TRAINING, withLock } from "../src/storage/locks.ts";
 import { createRun, filePath, readRun, truncateEvents, updateRun } from "../src/storage/runs.ts";
 import { readBaseModel, siteUrl } from "./baseModels.ts";
 import { openEventLog } from "./eventLog.ts";
+import { failing } from "./failing.ts";
 import { withRecovery } from "./recovery.ts";
 import { runHost } from "./runHost.ts";
 
@@ -46,23 +47,21 @@ const api = {
   /** Choose and start what computes, once. */
   start(prefer?: BackendName): Promise<BackendChoice> {
     preferred = prefer;
-    return failing(backend());
+    return failing(backend);
   },
 
   /** Remember a run that is to begin. Rejects while another tab trains: the run could not begin. */
   createRun(recipe: Recipe): Promise<RunRecord> {
-    return failing(
-      (async () => {
-        const { database } = await storage();
-        const checked = parseRecipe(recipe);
-        return withLock(TRAINING, TRAINING_ELSEWHERE, () => createRun(database, checked));
-      })(),
-    );
+    return failing(async () => {
+      const { database } = await storage();
+      const checked = parseRecipe(recipe);
+      return withLock(TRAINING, TRAINING_ELSEWHERE, () => createRun(database, checked));
+    });
   },
 
   /** Do the run, from its newest checkpoint if it has one. Resolves when it ends, with why; what it made is stored. */
   continueRun(runId: string, onEvent: (event: RunEvent) => void): Promise<RunEnd> {
-    return failing(
+    return failing(() =>
       whileBusy("run", () =>
         withLock(TRAINING, TRAINING_ELSEWHERE, () =>
           withLock(runLock(runId), "This run is open in another tab of this browser.", () =>
@@ -86,7 +85,7 @@ const api = {
     options: ReplyOptions,
     onText: (part: { chain: string; answer: string }) => void,
   ): Promise<SizedReply> {
-    return failing(
+    return failing(() =>
       whileBusy("answer", async () => {
         const chat = await chatWith(whom);
         const reply = await chat.reply(question, mode, options, onText, () => stopping);
@@ -138,10 +137,19 @@ async function work(runId: string, onEvent: (event: RunEvent) => void): Promise<
     );
     return end;
   } catch (error) {
-    const { message } = asFailure(error);
-    await updateRun(database, runId, { status: "failed", message }).catch(() => {}); // The first failure is the one to tell.
-    throw error;
+    const failure = await causeOf(error);
+    // The first failure is the one to tell, should this one fail too.
+    await updateRun(database, runId, { status: "failed", message: failure.message }).catch(() => {});
+    throw failure;
   }
+}
+
+/** What fails on a lost device says all kinds of things; the loss, told a moment later, is why. */
+async function causeOf(error: unknown): Promise<Failure> {
+  const failure = asFailure(error);
+  await new Promise((resolve) => setTimeout(resolve));
+  if (!lost || failure.code === "deviceLost") return failure;
+  return new Failure("deviceLost", `The GPU was lost. Resume from the last checkpoint. (${failure.message})`);
 }
 
 async function chatWith(whom: Whom): Promise<Chat> {
@@ -194,14 +202,5 @@ async function whileBusy<T>(what: "run" | "answer", task: () => Promise<T>): Pro
     return await task();
   } finally {
     busyWith = null;
-  }
-}
-
-/** Every failure leaves the worker with a code for a name, which is what survives the way to the page. */
-async function failing<T>(result: Promise<T>): Promise<T> {
-  try {
-    return await result;
-  } catch (error) {
-    throw asFailure(error);
   }
 }

@@ -43,8 +43,17 @@ export function runHost({ database, files, run, checkpoints, log, site, onEvent,
     },
 
     stopping,
-    description: navigator.userAgent,
+    description: browserName(),
   };
+}
+
+/** E.g. "Chromium 156 on Linux"; where a browser does not say it so, the long line that every browser has. */
+function browserName(): string {
+  const { userAgentData, userAgent } = navigator as Navigator & {
+    userAgentData?: { brands: { brand: string; version: string }[]; platform: string };
+  };
+  const brand = userAgentData?.brands.find(({ brand }) => !/not.*brand/i.test(brand));
+  return userAgentData && brand ? `${brand.brand} ${brand.version} on ${userAgentData.platform}` : userAgent;
 }
 
 async function readStudy(database: Database, { recipe }: RunRecord, datasetId: string): Promise<CaseStudy> {

@@ -125,14 +125,14 @@ export function openClient(events: ClientEvents): Client {
     },
 
     continueRun(runId, onEvents) {
-      return gpu().call((api) => api.continueRun(runId, proxy(bundler(onEvents))));
+      return gpu().call((api) => api.continueRun(runId, proxy(bundler(living(onEvents)))));
     },
 
     stop: () => gpu().call((api) => api.stop()),
 
     ask({ whom, text, mode, maxNewTokens }, onPart) {
       const options = { maxNewTokens, temperature: 0, seed: 0 };
-      const onParts = bundler<ReplyPart>((parts) => onPart(parts[parts.length - 1]));
+      const onParts = bundler(living<ReplyPart>((parts) => onPart(parts[parts.length - 1])));
       return gpu().call((api) => api.ask(whom, text, mode, options, proxy(onParts)));
     },
 
@@ -172,6 +172,15 @@ async function saveFiles(runId: string, names: string[]): Promise<boolean> {
   if (canSaveFolder()) return saveFolder(names, file);
   for (const name of names) download(await file(name), name);
   return true;
+}
+
+/** What the engine tells of itself is a sign of life. */
+function living<T>(onBundle: (items: T[]) => void): (items: T[]) => void {
+  const told = engine;
+  return (items) => {
+    told?.noticeLife();
+    onBundle(items);
+  };
 }
 
 /** Gather what comes and hand it on together. */

@@ -4,7 +4,7 @@ import { type Remote, releaseProxy, wrap } from "comlink";
 import { Failure } from "../storage/failure.ts";
 
 const BEAT_MS = 5000;
-const SILENT_AFTER_MS = 30_000;
+const SILENT_AFTER_MS = 60_000;
 
 interface TrustedTypes {
   createPolicy(
@@ -73,6 +73,12 @@ export class Thread<Api extends Heartbeat> {
     });
   }
 
+  /** It said something of itself: it is not silent, even if it has not come round to answering. */
+  noticeLife(): void {
+    this.#lastBeatMs = performance.now();
+    this.#setSilent(false);
+  }
+
   /** End the thread. Whoever still waits for it gets `failure`. */
   end(failure: Failure): void {
     if (this.#ended) return;
@@ -90,8 +96,7 @@ export class Thread<Api extends Heartbeat> {
       this.call((api) => (api as Remote<Heartbeat>).ping())
         .then(() => {
           this.#beating = false;
-          this.#lastBeatMs = performance.now();
-          this.#setSilent(false);
+          this.noticeLife();
         })
         .catch(() => {}); // It ended; who asked for something has been told.
       return;

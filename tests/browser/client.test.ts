@@ -121,12 +121,22 @@ describe("a worker thread", () => {
     expect(told.deaths).toHaveLength(1);
   });
 
-  it("is silent when it does not answer for half a minute, until it answers", async () => {
+  it("is silent when it does not answer for a minute, until it answers", async () => {
     vi.useFakeTimers({ toFake: ["setInterval", "clearInterval", "performance"] });
     const { told } = openThread();
-    vi.advanceTimersByTime(40_000); // No message can come in between: as if the thread computed all that time.
+    vi.advanceTimersByTime(70_000); // No message can come in between: as if the thread computed all that time.
     expect(told.silence).toEqual([true]);
     await vi.waitFor(() => expect(told.silence).toEqual([true, false]), { timeout: 10_000 });
+  });
+
+  it("is not silent while it tells of itself", () => {
+    vi.useFakeTimers({ toFake: ["setInterval", "clearInterval", "performance"] });
+    const { thread, told } = openThread();
+    for (let count = 0; count < 10; count++) {
+      vi.advanceTimersByTime(30_000);
+      thread.noticeLife();
+    }
+    expect(told.silence).toEqual([]);
   });
 
   it.each([
