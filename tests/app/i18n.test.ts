@@ -36,6 +36,7 @@ describe.each([
 
 it("leaves nothing in English for Chinese readers but names", () => {
   const names = [
+    "results.sliceName",
     "title",
     "engine.ready",
     "files.sha",

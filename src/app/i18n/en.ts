@@ -66,6 +66,18 @@ const advice: Record<Advice, string> = {
   recoverWithoutPrune: "Nothing is pruned, so recovery is plain further training.",
 };
 
+/** Kinds of cases that the built-in studies name; others are shown by the name they have. */
+const slices: Record<string, string> = {
+  en: "English",
+  zh: "Chinese",
+  "seen wording": "Wording as in training",
+  "unseen wording": "Wording never seen in training",
+  "seen combination": "Needs combined as in training",
+  "unseen combination": "Needs combined as never in training",
+};
+
+const sliceName = (name: string): string => slices[name] ?? name;
+
 export const en = {
   title: "Espalier",
   tagline: "Prune and train language models on your own machine",
@@ -242,6 +254,7 @@ export const en = {
     noLatency: "Measured at the end of the run.",
     slices: "By kind of case",
     slice: "Kind of case",
+    sliceName,
     cases: "Cases",
     stageTable: "Stages",
     stageName: "Stage",

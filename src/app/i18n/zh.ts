@@ -2,6 +2,17 @@
 
 import type { Messages } from "./messages.ts";
 
+const slices: Record<string, string> = {
+  en: "英文",
+  zh: "中文",
+  "seen wording": "训练中见过的措辞",
+  "unseen wording": "训练中未见过的措辞",
+  "seen combination": "训练中见过的条件组合",
+  "unseen combination": "训练中未见过的条件组合",
+};
+
+const sliceName = (name: string): string => slices[name] ?? name.replace(/^(\d+) candidates$/, "$1 个候选");
+
 export const zh: Messages = {
   title: "Espalier",
   tagline: "在自己的电脑上剪枝并训练语言模型",
@@ -211,6 +222,7 @@ export const zh: Messages = {
     noLatency: "在运行结束时测量。",
     slices: "按案例类别",
     slice: "案例类别",
+    sliceName,
     cases: "案例数",
     stageTable: "各阶段",
     stageName: "阶段",

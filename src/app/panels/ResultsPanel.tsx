@@ -218,7 +218,7 @@ function SliceTable({ view }: { view: RunView }) {
           <tbody>
             {evaluation.slices.map(({ name, n, accuracy }) => (
               <tr key={name}>
-                <th scope="row">{name}</th>
+                <th scope="row">{t.results.sliceName(name)}</th>
                 <td>{format.whole(n)}</td>
                 <td>{format.percent(accuracy, 1)}</td>
               </tr>
@@ -255,7 +255,7 @@ function StageTable({ results }: { results: StageResult[] }) {
                 <th scope="row">{t.stageKinds[result.kind]}</th>
                 <td>{result.steps > 0 ? format.whole(result.steps) : t.results.none}</td>
                 <td>{format.duration(result.seconds)}</td>
-                <td>{format.whole(result.tokensPerSecond)}</td>
+                <td>{result.tokensPerSecond > 0 ? format.whole(result.tokensPerSecond) : t.results.none}</td>
                 <td>{loss(result.lossStart)}</td>
                 <td>{loss(result.lossEnd)}</td>
                 <td>{result.trainableParameters > 0 ? format.whole(result.trainableParameters) : t.results.none}</td>
