@@ -18,9 +18,19 @@ export function recipeOf({ recipe, skipped }: Draft): Recipe {
   return { ...recipe, stages: recipe.stages.filter((_, index) => !skipped.includes(index)) };
 }
 
+/** Stages that tune by LoRA go on with one adapter: rank and alpha are those of all of them. */
 export function setStage(draft: Draft, index: number, stage: Stage): Draft {
-  const stages = draft.recipe.stages.map((old, at) => (at === index ? stage : old));
-  return { ...draft, recipe: { ...draft.recipe, stages } };
+  const { stages } = draft.recipe;
+  const taken = hasAdapter(stages[index]) ? stage : withAdapterOf(stage, stages.find(hasAdapter));
+  const changed = stages.map((old, at) => (at === index ? taken : withAdapterOf(old, taken)));
+  return { ...draft, recipe: { ...draft.recipe, stages: changed } };
+}
+
+const hasAdapter = (stage: Stage): stage is Extract<Stage, { rank: number }> => "rank" in stage;
+
+function withAdapterOf(stage: Stage, other: Stage | undefined): Stage {
+  if (!other || !hasAdapter(other) || !hasAdapter(stage)) return stage;
+  return { ...stage, rank: other.rank, alpha: other.alpha };
 }
 
 export function setSkipped(draft: Draft, index: number, skip: boolean): Draft {

@@ -1,4 +1,5 @@
 import { expect, it } from "vitest";
+import { parseRecipe } from "../../src/protocol/recipe.ts";
 import { advise, draftOf, recipeOf, setSkipped, setStage } from "../../src/app/draft.ts";
 import { recipe } from "../storage/states.ts";
 
@@ -9,6 +10,30 @@ it("leaves stages out of the run and keeps their settings for when they are take
   const without = setSkipped(setStage(draft, 2, { kind: "recover", steps: 99, batch: 4, learningRate: 1e-3 }), 2, true);
   expect(recipeOf(without).stages.map(({ kind }) => kind)).toEqual(["score", "prune"]);
   expect(recipeOf(setSkipped(without, 2, false)).stages[2]).toMatchObject({ kind: "recover", steps: 99 });
+});
+
+it("keeps one rank and alpha for all stages that tune by LoRA, so that the recipe can be run", () => {
+  const training = { steps: 5, batch: 2, learningRate: 1e-3 };
+  const tuned = draftOf({
+    ...recipe,
+    stages: [
+      ...recipe.stages,
+      { kind: "chains", ...training, rank: 16, alpha: 32, control: true },
+      { kind: "sft", method: "lora", ...training, rank: 16, alpha: 32 },
+    ],
+  });
+  const wider = setStage(tuned, 3, { kind: "chains", ...training, rank: 8, alpha: 24, control: true });
+  expect(wider.recipe.stages[4]).toMatchObject({ rank: 8, alpha: 24 });
+  const narrower = setStage(wider, 4, { kind: "sft", method: "lora", ...training, rank: 4, alpha: 24 });
+  expect(narrower.recipe.stages[3]).toMatchObject({ rank: 4, alpha: 24 });
+  const unfrozen = setStage(narrower, 4, { kind: "sft", method: "unfreeze", ...training });
+  expect(unfrozen.recipe.stages[3]).toMatchObject({ rank: 4 });
+  const back = setStage(unfrozen, 4, { kind: "sft", method: "lora", ...training, rank: 16, alpha: 32 });
+  expect(back.recipe.stages.slice(3)).toMatchObject([
+    { rank: 4, alpha: 24 },
+    { rank: 4, alpha: 24 },
+  ]);
+  for (const draft of [wider, narrower, unfrozen, back]) expect(parseRecipe(recipeOf(draft))).toEqual(recipeOf(draft));
 });
 
 it("leaves a stage out once, however often it is said", () => {
