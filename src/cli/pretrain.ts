@@ -47,7 +47,9 @@ const SETTINGS: Omit<PretrainSettings, "steps"> = {
   learningRate: 3e-3,
   weightDecay: 0.1,
   balanceSpeed: 5e-3,
-  drillShare: 0.75,
+  drillShare: 0.85,
+  repetitionSteps: 500,
+  repetitionShare: 0.1,
   questionWeight: 0.1,
   answerWeight: 3,
   seed: 20,
@@ -226,7 +228,8 @@ measured in lessons. It knows next to nothing and gives no advice of any kind.
 - ${state.step} steps of ${rows} rows of ${length} tokens: ${(state.tokens / 1e6).toFixed(1)} million tokens, ${(state.seconds / 60).toFixed(0)} minutes on one CPU core (WebAssembly).
 - AdamW (0.9, 0.95), peak learning rate ${learningRate}, weight decay ${weightDecay} on matrices, gradient norm at most 1; warm-up of 100
   steps, constant, the last 30 % linearly down to a twentieth. Router biases balanced by ${SETTINGS.balanceSpeed} a step. Seed ${seed}.
-- Rows: ${Math.round(100 * drillShare)} % exercises that Espalier generates (\`src/recipes/drills.ts\`: copying, looking up, matching rules about animals,
+- The first ${SETTINGS.repetitionSteps} steps, and ${Math.round(100 * SETTINGS.repetitionShare)} % of the rows after them: lists of the case study's words said again, on which copying is learned.
+- Other rows: ${Math.round(100 * drillShare)} % exercises that Espalier generates (\`src/recipes/drills.ts\`: copying, looking up, matching rules about animals,
   orders, weather, made-up words and the words of the case studies in any role, in the chat form and with the chains
   that the case studies use; no case of a study),
   the rest public texts:

@@ -54,7 +54,6 @@ export async function askAll(
       replies[i] = found[r];
     });
     options.onProgress?.(Math.min(from + options.batch, order.length));
-    await new Promise((resolve) => setTimeout(resolve)); // Lets a stop come in.
   }
   return grade(tokenizer, cases, replies, mode, grader, (performance.now() - startedMs) / 1000);
 }

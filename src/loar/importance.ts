@@ -18,8 +18,8 @@ import { lossInput } from "../training/loss.ts";
  * maps back to the residual stream has the derivative sum_d W[d,c] * dL/dW[d,c], so weight gradients of those matrices
  * are all that is needed. A head's gate is the sum over its columns, an expert's over its channels, a sub-layer's over all.
  *
- * meanGradient: the mean of |dL/dw| over the weights that go with the unit. For teaching and as a baseline: it is no
- * estimate of what removal costs.
+ * meanGradient: the sum of |dL/dw| over the weights that go with the unit; a plan ranks by it per parameter, that is, by
+ * their mean. For teaching and as a baseline: it is no estimate of what removal costs.
  */
 export async function scoreUnits(
   model: Model,
@@ -32,7 +32,7 @@ export async function scoreUnits(
   }
   const halves = [emptySums(model), emptySums(model)];
   for (const [i, sample] of samples.entries()) {
-    const perLayer = method === "gateFisher" ? await gates(model, sample) : await meanMagnitudes(model, sample);
+    const perLayer = method === "gateFisher" ? await gates(model, sample) : await magnitudes(model, sample);
     perLayer.forEach((layer, l) => addLayer(halves[i % 2][l], layer, method));
     await onProgress(i + 1);
   }
@@ -97,30 +97,30 @@ function byExpert({ mlp }: Layer, columns: number[]): number[][] {
   return offsets.slice(1).map((to, e) => columns.slice(offsets[e], to));
 }
 
-/** For each unit the mean |gradient| over the rows and columns that would go with it. */
-async function meanMagnitudes(model: Model, sample: Batch): Promise<LayerGates[]> {
+/** For each unit the sum of |gradient| over the rows and columns that would go with it. */
+async function magnitudes(model: Model, sample: Batch): Promise<LayerGates[]> {
   const parts = model.layers.map((layer) => coupledWeights(layer));
   const leaves = parts.flat().map(({ weight }) => weight);
-  const means = tf.tidy(() => {
+  const sums = tf.tidy(() => {
     const input = lossInput(sample);
     const { gradients } = valueAndGradients(() => languageModelLoss(model, input), leaves);
     return gradients.map((gradient, i) => {
       const { perRow } = parts.flat()[i];
-      return gradient.abs().mean(perRow ? 1 : 0);
+      return gradient.abs().sum(perRow ? 1 : 0);
     });
   });
-  const values = await Promise.all(means.map(async (mean) => [...(await mean.data())]));
-  tf.dispose(means);
+  const values = await Promise.all(sums.map(async (one) => [...(await one.data())]));
+  tf.dispose(sums);
   let next = 0;
   return model.layers.map((layer, l) => {
     const collected: Record<Coupled["unit"], number[][]> = { head: [], channel: [], expert: [] };
     for (const { unit } of parts[l]) collected[unit].push(values[next++]);
     const H = headCount(layer, model);
-    const perHead = collected.head.map((list) => chunks(list, list.length / H).map((part) => sum(part) / part.length));
+    const perHead = collected.head.map((list) => chunks(list, list.length / H).map(sum));
     return {
-      heads: averageLists(perHead),
-      channels: averageLists(collected.channel),
-      expertChannels: byExpert(layer, averageLists(collected.expert)),
+      heads: addLists(perHead),
+      channels: addLists(collected.channel),
+      expertChannels: byExpert(layer, addLists(collected.expert)),
     };
   });
 }
@@ -257,7 +257,7 @@ function scaled(list: number[], factor: number): number[] {
   return list.map((x) => x * factor);
 }
 
-function averageLists(lists: number[][]): number[] {
+function addLists(lists: number[][]): number[] {
   if (lists.length === 0) return [];
-  return lists[0].map((_, i) => sum(lists.map((list) => list[i])) / lists.length);
+  return lists[0].map((_, i) => sum(lists.map((list) => list[i])));
 }

@@ -1,5 +1,6 @@
 // Batched generation with a cache: prompts are read once, then every row grows by one token at a time.
 
+import { nextTurn } from "../engine/idle.ts";
 import { uniform } from "../engine/random.ts";
 import * as tf from "../engine/tf.ts";
 import { cachedHiddenStates, createCache, logits, type Model } from "./decoder.ts";
@@ -50,6 +51,7 @@ export async function generate(model: Model, prompts: Int32Array[], options: Gen
         tokens[row] = next[r];
       });
       options.onTokens?.(tokens);
+      await nextTurn();
       const going = rows.map((_, r) => r).filter((r) => !ended[rows[r]]);
       if (going.length === 0 || step >= options.maxNewTokens || options.stopping?.()) return replies;
       // Rows that have ended cost as much as others: they are dropped once they are a quarter.

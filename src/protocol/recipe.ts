@@ -73,6 +73,9 @@ export const StageSchema = v.union([
   SftStageSchema,
 ]);
 
+/** Each stage builds on what the ones before it left. */
+const ORDER = ["score", "prune", "recover", "chains", "sft"];
+
 export const RecipeSchema = v.object({
   schemaVersion: v.literal(1),
   name: v.pipe(v.string(), v.minLength(1), v.maxLength(100)),
@@ -82,11 +85,19 @@ export const RecipeSchema = v.object({
   stages: v.pipe(
     v.array(StageSchema),
     v.minLength(1),
-    v.check((stages) => new Set(stages.map(({ kind }) => kind)).size === stages.length, "each kind of stage once"),
     v.check(
-      (stages) => stages.every(({ kind }, i) => kind !== "prune" || stages.slice(0, i).some((s) => s.kind === "score")),
+      (stages) => stages.every(({ kind }, i) => i === 0 || ORDER.indexOf(stages[i - 1].kind) < ORDER.indexOf(kind)),
+      `stages come in the order ${ORDER.join(", ")}, each at most once`,
+    ),
+    v.check(
+      (stages) => stages.every(({ kind }) => kind !== "prune") || stages.some(({ kind }) => kind === "score"),
       "a prune stage needs a score stage before it",
     ),
+    v.check((stages) => {
+      const chains = stages.find((stage) => stage.kind === "chains");
+      const sft = stages.find((stage) => stage.kind === "sft" && stage.method === "lora");
+      return !chains || !sft || !("rank" in sft) || (sft.rank === chains.rank && sft.alpha === chains.alpha);
+    }, "sft by LoRA goes on with the adapter of the chains: rank and alpha must be the same"),
   ),
   evaluation: v.object({
     /** Test cases asked at each point (the first so many). */

@@ -1,9 +1,9 @@
 // Exercises for pretraining: copy, look up, compare. A base model that has done them can follow rules in a question;
 // without them a few hundred cases of a study would have to teach it that as well.
 //
-// They speak of animals, orders, plants or nothing at all. Words of the hospital study occur too, but in any role: a
-// condition where a finding belongs, findings that no table of facts connects. The study's cases and its wording stay
-// unseen. Questions are short and answers long, as it is the answers that teach: every word of one is looked up.
+// Most use the words of the hospital study, which are short and few, with rules drawn at random; the others speak of
+// animals, orders, weather or nothing at all. The study's cases and wordings stay unseen. Questions are short and answers
+// long, as it is the answers that teach: every word of one is something to look up.
 
 import { CONDITIONS, FINDINGS } from "./hospital/facts.ts";
 import { pickWeighted, type Random, randomStream } from "./random.ts";
@@ -242,7 +242,7 @@ function word(random: Random) {
 // What they are made of.
 
 const DOMAIN_WORDS: Word[] = DOMAINS.flatMap(({ names, properties }) => [...names, ...properties]);
-const STUDY_WORDS: Word[] = [...FINDINGS, ...CONDITIONS];
+export const STUDY_WORDS: Word[] = [...FINDINGS, ...CONDITIONS];
 const EVERY_WORD: Word[] = [...DOMAIN_WORDS, ...STUDY_WORDS];
 const CONSONANTS = "bdfgklmnprstvz";
 const VOWELS = "aeiou";
@@ -311,23 +311,23 @@ function drawVocabulary(random: Random, language: Language, count: number): [nam
   const nameCount = Math.max(2, count);
   const wanted = nameCount + MOST_PROPERTIES;
   const kind = random.next();
-  if (kind < 0.5) {
+  if (kind < 0.6) {
     const names = sampleWords(random, CONDITIONS, language, nameCount);
     return [names, sampleWords(random, FINDINGS, language, MOST_PROPERTIES)];
   }
-  if (kind < 0.65) {
+  if (kind < 0.8) {
     const words = sampleWords(random, STUDY_WORDS, language, wanted);
     return [words.slice(0, nameCount), words.slice(nameCount)];
   }
-  if (kind < 0.75) {
+  if (kind < 0.87) {
     const { names, properties } = random.pick(DOMAINS);
     return [sampleWords(random, names, language, nameCount), properties.map((property) => property[language])];
   }
-  if (kind < 0.85) {
+  if (kind < 0.92) {
     const labels = random.shuffle(LABELS[language]).slice(0, nameCount);
     return [labels, random.shuffle(COMMON_WORDS[language]).slice(0, MOST_PROPERTIES)];
   }
-  const words = kind < 0.95 ? sampleWords(random, EVERY_WORD, language, wanted) : madeUpWords(random, language, wanted);
+  const words = kind < 0.97 ? sampleWords(random, EVERY_WORD, language, wanted) : madeUpWords(random, language, wanted);
   return [words.slice(0, nameCount), words.slice(nameCount)];
 }
 

@@ -3,8 +3,8 @@
 import { targetIds, promptIds } from "../data/chat.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { Example } from "../protocol/data.ts";
-import { drill } from "./drills.ts";
-import { randomStream } from "./random.ts";
+import { drill, STUDY_WORDS } from "./drills.ts";
+import { type Random, randomStream } from "./random.ts";
 
 /** Text number `index`: a pure function, for any index from 0. */
 export type TextSource = (index: number) => string;
@@ -24,6 +24,9 @@ export interface PackerSettings {
   length: number;
   /** Share of the rows that hold exercises. */
   drillShare: number;
+  /** So many rows at first, and this share of the later ones, are lists of words said again. */
+  repetitionRows: number;
+  repetitionShare: number;
   /** Weight of the loss on an exercise's question. Guessing a random list teaches little. */
   questionWeight: number;
   /** Weight of the loss on its chain and answer, few tokens from which the most can be learned. Text weighs 1. */
@@ -41,9 +44,13 @@ export function packRow(
 ): { example: Example; state: PackerState } {
   const space = settings.length + 1;
   const next = { ...state, row: state.row + 1 };
+  const random = randomStream("row", settings.seed, state.row);
+  if (state.row < settings.repetitionRows || random.next() < settings.repetitionShare) {
+    return { example: repetition(tokenizer, space, random), state: next };
+  }
   const ids: number[] = [];
   const weights: number[] = [];
-  if (randomStream("row", settings.seed, state.row).next() < settings.drillShare) {
+  if (random.next() < settings.drillShare) {
     for (;;) {
       const exercise = drill(settings.seed, next.drill);
       const mode = exercise.chain === "" ? "direct" : "chain";
@@ -70,4 +77,31 @@ export function packRow(
   }
   weights[0] = 0; // Nothing stands before it to predict it from.
   return { example: { ids: Int32Array.from(ids), weights: Float32Array.from(weights) }, state: next };
+}
+
+/**
+ * Lists of words, each said two to four times, plain or with commas; only what is said again carries loss.
+ *
+ * On such rows the heads form that find an earlier occurrence and copy what followed it (Olsson et al., 2022,
+ * "In-context learning and induction heads"). Without them, text and exercises had formed none after two million
+ * tokens; over the whole vocabulary instead of a few hundred words, neither had these rows after one million.
+ */
+function repetition(tokenizer: Tokenizer, space: number, random: Random): Example {
+  const { bos } = tokenizer.control;
+  const [newline] = tokenizer.encodeText("\n");
+  const ids = [bos];
+  const weights = [0];
+  while (ids.length < space) {
+    const language = random.next() < 0.5 ? "en" : "zh";
+    const separator = random.next() < 0.3 ? tokenizer.encodeText(language === "en" ? "," : "，") : [];
+    const words = random.shuffle(STUDY_WORDS).slice(0, 3 + random.integer(12));
+    const before = language === "en" && random.next() < 0.7 ? " " : "";
+    const list = words.flatMap((word) => [...tokenizer.encodeText(before + word[language]), ...separator]);
+    const times = 2 + random.integer(3);
+    for (let time = 0; time < times; time++) {
+      ids.push(...list, newline);
+      weights.push(...list.map(() => (time === 0 ? 0 : 1)), 0);
+    }
+  }
+  return { ids: Int32Array.from(ids.slice(0, space)), weights: Float32Array.from(weights.slice(0, space)) };
 }

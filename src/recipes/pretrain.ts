@@ -2,6 +2,7 @@
 
 import { makeBatch } from "../data/batches.ts";
 import { type Tokenizer } from "../data/tokenizer.ts";
+import { nextTask } from "../engine/idle.ts";
 import { readConfig } from "../formats/hfConfig.ts";
 import { initModel, type NamedTensor, namedWeights } from "../models/weights.ts";
 import type { Model } from "../models/decoder.ts";
@@ -25,6 +26,9 @@ export interface PretrainSettings {
   /** How far a router's bias moves in a step; 0 in the last tenth of the steps. */
   balanceSpeed: number;
   drillShare: number;
+  /** Steps at first, and share of the rows after them, of lists of words said again. */
+  repetitionSteps: number;
+  repetitionShare: number;
   questionWeight: number;
   answerWeight: number;
   seed: number;
@@ -59,7 +63,7 @@ export async function pretrain(
   from?: { state: PretrainState; tensors: Uint8Array },
 ): Promise<{ model: Model; state: PretrainState; finished: boolean }> {
   const { model, optimizer, state } = open(config, settings, from);
-  const packer: PackerSettings = { ...settings };
+  const packer: PackerSettings = { ...settings, repetitionRows: settings.repetitionSteps * settings.rows };
   const validation = validationBatches(tokenizer, texts.validation, packer);
   while (state.step < settings.steps) {
     const startedMs = performance.now();
@@ -83,7 +87,7 @@ export async function pretrain(
     if (last || state.step % settings.checkpointEvery === 0) {
       await host.saveCheckpoint(structuredClone(state), await packCheckpoint(model, optimizer));
     }
-    await new Promise((resolve) => setTimeout(resolve)); // Lets a signal in.
+    await nextTask(); // Lets a signal in.
     if (last && state.step < settings.steps) break;
   }
   return { model, state, finished: state.step >= settings.steps };
@@ -131,7 +135,14 @@ function nextBatch(
 /** Held-out rows of either kind: texts that training never sees, exercises of a seed it never uses. */
 function validationBatches(tokenizer: Tokenizer, texts: TextSource, settings: PackerSettings) {
   const of = (drillShare: number) => {
-    const held = { ...settings, drillShare, questionWeight: 0, seed: settings.seed + 1_000_003 };
+    const held = {
+      ...settings,
+      drillShare,
+      repetitionRows: 0,
+      repetitionShare: 0,
+      questionWeight: 0,
+      seed: settings.seed + 1_000_003,
+    };
     let state = FIRST_PACKER_STATE;
     return Array.from({ length: 4 }, () => {
       const made = nextBatch(tokenizer, texts, held, state, 8);

@@ -5,6 +5,7 @@ import { makeBatch } from "../data/batches.ts";
 import { exampleOf } from "../data/chat.ts";
 import { checkTokenizerFits, openTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { type BackendChoice, TENSORFLOW_VERSION } from "../engine/backend.ts";
+import { nextTask, nextTurn } from "../engine/idle.ts";
 import { askAll } from "../evaluation/answers.ts";
 import { measureLatency } from "../evaluation/latency.ts";
 import { readConfig, writeConfig } from "../formats/hfConfig.ts";
@@ -31,6 +32,10 @@ import { type OpenStudy, openStudy } from "./studies.ts";
 /** Prompts measured for speed: a page of text, a short reply. */
 const LATENCY = { rows: 16, promptTokens: 128, newTokens: 16, repeats: 9 };
 
+function latencySetting(model: Model) {
+  return { ...LATENCY, promptTokens: Math.min(LATENCY.promptTokens, longest(model) - LATENCY.newTokens - 1) };
+}
+
 /** What a run holds while it goes. */
 interface Run {
   recipe: Recipe;
@@ -42,6 +47,7 @@ interface Run {
   /** Of the stage under way, kept between its checkpoint and its end. */
   optimizer: Optimizer | null;
   state: RunState;
+  /** When the run's first second would have been, had it never been interrupted. */
   startedMs: number;
 }
 
@@ -80,12 +86,16 @@ export async function runRecipe(
 }
 
 async function openRun(recipe: Recipe, host: RunHost, backend: BackendChoice, from?: Checkpoint): Promise<Run> {
+  if (from && JSON.stringify(from.state.recipe) !== JSON.stringify(recipe)) {
+    throw new Error("The checkpoint belongs to another recipe. Resume it with its own, or start a new run.");
+  }
   const files = await host.readModel(recipe.model);
   const tokenizer = openTokenizer(files.tokenizer, files.tokenizerConfig);
   const config = readConfig(from ? from.state.config : files.config);
   checkTokenizerFits(tokenizer, config.vocabSize);
   const open = await openStudy(recipe.study, host);
-  const shared = { recipe, host, files, tokenizer, open, optimizer: null, startedMs: performance.now() };
+  const startedMs = performance.now() - 1000 * (from?.state.report.seconds ?? 0);
+  const shared = { recipe, host, files, tokenizer, open, optimizer: null, startedMs };
   if (!from) {
     const model = loadModel(config, files.weights);
     return { ...shared, model, state: firstState(recipe, model, backend, host) };
@@ -188,7 +198,7 @@ async function cut(run: Run, share: number): Promise<void> {
     const whole = run.model;
     const plan = planByBudget(whole, state.report.scores, share);
     const pruned = prune(whole, plan);
-    const [before, after] = await measureLatency([whole, pruned], LATENCY, (count) =>
+    const [before, after] = await measureLatency([whole, pruned], latencySetting(whole), (count) =>
       host.onEvent({ type: "measuringLatency", done: count, total: LATENCY.repeats }),
     );
     run.model = pruned;
@@ -275,7 +285,12 @@ async function trainStage(
 function trainedBy(stage: RecoverStage | ChainsStage | SftStage, model: Model): NamedTensor[] {
   const adapters = stage.kind === "chains" || (stage.kind === "sft" && stage.method === "lora");
   if (adapters) return loraTensors(model);
-  return namedWeights(model).filter(({ name }) => !name.endsWith("e_score_correction_bias"));
+  const depth = model.layers.length;
+  return namedWeights(model).filter(({ name }) => {
+    const layer = /^model\.layers\.(\d+)\./.exec(name);
+    // A multi-token prediction layer takes no part in this loss: weight decay would only wear it down.
+    return !name.endsWith("e_score_correction_bias") && !(layer && Number(layer[1]) >= depth);
+  });
 }
 
 /** Tell that a stage begins; the function it returns enters the result in the report. */
@@ -352,6 +367,7 @@ async function validationLoss(run: Run, model: Model, mode: AnswerMode): Promise
     const batch: Batch = makeBatch(examples.slice(from, from + 16), batchShape(longest(model)));
     nats += (await batchLoss(model, batch)) * batch.trainedTokens;
     tokens += batch.trainedTokens;
+    await nextTurn();
   }
   return nats / tokens;
 }
@@ -362,7 +378,8 @@ function longest(model: Model): number {
 }
 
 async function checkpoint(run: Run): Promise<void> {
-  const { state, host, model, optimizer } = run;
+  const { state, host, model, optimizer, startedMs } = run;
+  state.report.seconds = (performance.now() - startedMs) / 1000;
   const tensors = await packCheckpoint(model, optimizer);
   await host.saveCheckpoint({ state: structuredClone(state), tensors });
   host.onEvent({ type: "checkpointed", stage: state.stage, step: state.step });
@@ -375,15 +392,14 @@ async function closeAdapters({ model, files, state, host }: Run): Promise<void> 
 }
 
 async function stopPoint({ host }: Run): Promise<void> {
-  await new Promise((resolve) => setTimeout(resolve));
+  await nextTask();
   if (host.stopping()) throw new Stopped();
 }
 
 async function finish(run: Run): Promise<Report> {
   const { state, host, startedMs } = run;
   const report = state.report;
-  report.seconds = report.stages.reduce((total, stage) => total + stage.seconds, 0);
-  report.seconds = Math.max(report.seconds, (performance.now() - startedMs) / 1000);
+  report.seconds = (performance.now() - startedMs) / 1000;
   await closeAdapters(run);
   await exportModel(run.model, run.files, report, host);
   host.onEvent({ type: "finished", report });

@@ -1,6 +1,7 @@
 // The training loop: steps over batches that are a function of the step, so that a resumed run sees what it would have seen.
 
 import { gpuErrors } from "../engine/device.ts";
+import { nextTask } from "../engine/idle.ts";
 import { valueAndGradients } from "../engine/gradients.ts";
 import * as tf from "../engine/tf.ts";
 import { languageModelLoss, type Model } from "../models/decoder.ts";
@@ -40,7 +41,7 @@ export async function train(model: Model, optimizer: Optimizer, options: TrainOp
     const active = optimizer.parameters.map(({ name }) => trains(name, step));
     const loss = await trainStep(model, optimizer, batch, learningRateAt(step), active);
     await onStep({ step: step + 1, loss, batch, seconds: (performance.now() - startedMs) / 1000 });
-    await new Promise((resolve) => setTimeout(resolve)); // Lets messages in, a stop among them.
+    await nextTask(); // Lets messages in, a stop among them.
     if (stopping()) return step + 1;
   }
   return steps;
