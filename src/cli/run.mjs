@@ -5,7 +5,8 @@ import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { ensureChromium } from "./chromium.mjs";
-import { checkNode, ensureDependencies, ensurePage, ensurePrograms, programs, root, say } from "./setup.mjs";
+import { say } from "./say.mjs";
+import { checkNode, ensureDependencies, ensurePage, ensurePrograms, programs, root } from "./setup.mjs";
 
 /** Where the counts of a whole test run go. */
 const RESULTS = join(root, ".cache", "test-results.json");

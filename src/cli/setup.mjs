@@ -1,11 +1,12 @@
 // What a fresh clone needs before anything of ours can run: the right Node, the dependencies, the builds. Plain
-// JavaScript without imports of ours or of others, because nothing is installed or compiled yet when it starts.
+// JavaScript that imports nothing but Node's own, because nothing is installed or compiled yet when it starts.
 
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join, relative, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
+import { say } from "./say.mjs";
 
 /** The repository's folder. */
 export const root = resolve(dirname(fileURLToPath(import.meta.url)), "..", "..");
@@ -80,7 +81,7 @@ export async function ensurePrograms() {
         outDir: join(".cache", "cli"),
         copyPublicDir: false,
         rollupOptions: {
-          input: Object.fromEntries(existing(programs).map((name) => [name, join(root, "src", "cli", `${name}.ts`)])),
+          input: Object.fromEntries(programs.map((name) => [name, join(root, "src", "cli", `${name}.ts`)])),
           output: { entryFileNames: "[name].js", chunkFileNames: "[name]-[hash].js" },
         },
       },
@@ -88,11 +89,6 @@ export async function ensurePrograms() {
       ssr: { noExternal: true, external: ["webgpu", "node-fetch"] },
     });
   });
-}
-
-/** @param {string[]} names */
-function existing(names) {
-  return names.filter((name) => existsSync(join(root, "src", "cli", `${name}.ts`)));
 }
 
 /**
@@ -148,9 +144,4 @@ function npm(args) {
   });
   if (status !== 0)
     throw new Error(`\`npm ${args[0]}\` failed; what it printed above says why. Mend that and try again.`);
-}
-
-/** @param {string} sentence for the person waiting; stdout belongs to results */
-export function say(sentence) {
-  process.stderr.write(`${sentence}\n`);
 }
