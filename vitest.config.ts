@@ -32,7 +32,19 @@ export default defineConfig({
         resolve: { alias: await bundledTensorFlow("browser") },
         optimizeDeps: {
           // Named here, because a dependency found late reloads the page under the tests.
-          include: ["comlink", "hash-wasm", "idb", "papaparse", "preact", "uplot", "valibot"],
+          include: [
+            "@huggingface/tokenizers",
+            "@preact/signals",
+            "comlink",
+            "hash-wasm",
+            "idb",
+            "papaparse",
+            "preact",
+            "preact/hooks",
+            "preact/jsx-dev-runtime",
+            "uplot",
+            "valibot",
+          ],
         },
         test: {
           name: "browser",
