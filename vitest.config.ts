@@ -1,5 +1,6 @@
 import { playwright } from "@vitest/browser-playwright";
 import { configDefaults, defineConfig } from "vitest/config";
+import { dependencies } from "./package.json";
 import { chromiumArguments, findChromium } from "./src/cli/chromium.mjs";
 import { bundledTensorFlow } from "./tests/tensorflow.ts";
 
@@ -31,19 +32,12 @@ export default defineConfig({
         extends: "./vite.config.ts",
         resolve: { alias: await bundledTensorFlow("browser") },
         optimizeDeps: {
-          // Named here, because a dependency found late reloads the page under the tests.
+          // All of them, because one that is found late reloads the page under the tests.
           include: [
-            "@huggingface/tokenizers",
-            "@preact/signals",
-            "comlink",
-            "hash-wasm",
-            "idb",
-            "papaparse",
-            "preact",
+            ...Object.keys(dependencies).filter((name) => !name.startsWith("@tensorflow/")),
             "preact/hooks",
             "preact/jsx-dev-runtime",
-            "uplot",
-            "valibot",
+            "preact/jsx-runtime",
           ],
         },
         test: {
