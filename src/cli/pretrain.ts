@@ -48,7 +48,7 @@ const SETTINGS: Omit<PretrainSettings, "steps"> = {
   weightDecay: 0.1,
   balanceSpeed: 5e-3,
   drillShare: 0.85,
-  repetitionSteps: 500,
+  repetitionSteps: 1000,
   repetitionShare: 0.1,
   questionWeight: 0.1,
   answerWeight: 3,
