@@ -2,7 +2,7 @@
 
 import { expose } from "comlink";
 import { importCases, type RowError } from "../src/data/import.ts";
-import { split } from "../src/data/splits.ts";
+import { split, textKey } from "../src/data/splits.ts";
 import type { Case } from "../src/protocol/data.ts";
 import type { Recipe } from "../src/protocol/recipe.ts";
 import { gradeAnswer, hospitalStudy } from "../src/recipes/hospital/generate.ts";
@@ -112,7 +112,7 @@ async function testCases({ study, seed }: Recipe): Promise<Case[]> {
   // The generator draws test cases first, whatever comes after: little has to come.
   if (study.kind === "hospital") return hospitalStudy({ ...study, train: 1, validation: 1 }).test;
   const { cases } = await readDataset(await database(), study.datasetId);
-  return split(cases, { ...study, seed }, (item) => item.question).test;
+  return split(cases, { ...study, seed }, (item) => textKey(item.question)).test;
 }
 
 function database(): Promise<Database> {

@@ -8,7 +8,7 @@ import { readDataset } from "../src/storage/datasets.ts";
 import { Failure } from "../src/storage/failure.ts";
 import type { Files } from "../src/storage/files.ts";
 import { writeRunFile } from "../src/storage/runs.ts";
-import { split } from "../src/data/splits.ts";
+import { split, textKey } from "../src/data/splits.ts";
 import { readBaseModel } from "./baseModels.ts";
 import type { EventLog } from "./eventLog.ts";
 
@@ -61,6 +61,8 @@ async function readStudy(database: Database, { recipe }: RunRecord, datasetId: s
   if (study.kind !== "imported")
     throw new Failure("input", "The recipe names no imported data set, yet one was asked for.");
   const { record, cases } = await readDataset(database, datasetId);
-  const parts = split(cases, { validation: study.validation, test: study.test, seed }, (item) => item.question);
+  const parts = split(cases, { validation: study.validation, test: study.test, seed }, (item) =>
+    textKey(item.question),
+  );
   return { name: record.name, seed, ...parts };
 }

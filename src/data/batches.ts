@@ -3,7 +3,6 @@
 // B rows, T tokens a row, M positions that carry loss.
 
 import type { Batch, Example } from "../protocol/data.ts";
-import { shuffled } from "./shuffle.ts";
 
 export interface BatchShape {
   /** T is rounded up to a multiple of this. */
@@ -58,58 +57,6 @@ export function weightOf(examples: Example[]): number {
   return examples.reduce((sum, { weights }) => weights.subarray(1).reduce((row, weight) => row + weight, sum), 0);
 }
 
-/** Which examples a row of `maxLength` tokens holds, and which are too long, by index. */
-export function fit(examples: Example[], maxLength: number): { kept: number[]; tooLong: number[] } {
-  const indices = examples.map((_, index) => index);
-  const fits = (index: number): boolean => examples[index].ids.length - 1 <= maxLength;
-  return { kept: indices.filter(fits), tooLong: indices.filter((index) => !fits(index)) };
-}
-
-/**
- * Cut a stream of tokens into windows of `length` tokens to train on. Every token but the stream's first is a target
- * exactly once: a window begins with the last target of the one before. The examples are views of the stream.
- */
-export function packText(stream: Int32Array, length: number): Example[] {
-  if (!Number.isInteger(length) || length < 1) {
-    throw new Error(`Windows of ${length} tokens are wanted; at least 1 is needed.`);
-  }
-  const full = windowWeights(length);
-  const windows: Example[] = [];
-  for (let at = 0; at + 1 < stream.length; at += length) {
-    const ids = stream.subarray(at, at + length + 1);
-    windows.push({ ids, weights: ids.length === full.length ? full : windowWeights(ids.length - 1) });
-  }
-  return windows;
-}
-
-/**
- * The batches of one epoch, as indices: each example once, neighbours in length together, in random order.
- *
- * The same (seed, epoch) gives the same order. The last batches drawn may be short by a few rows: at most one is.
- */
-export function epochOrder(
-  count: number,
-  batchSize: number,
-  lengths: ArrayLike<number>,
-  seed: number,
-  epoch: number,
-): number[][] {
-  if (lengths.length !== count || !Number.isInteger(batchSize) || batchSize < 1) {
-    throw new Error(`epochOrder: ${count} examples with ${lengths.length} lengths in batches of ${batchSize}`);
-  }
-  const order = shuffled(count, seed, 2 * epoch);
-  const batches: number[][] = [];
-  const pool = batchSize * POOL_BATCHES;
-  for (let at = 0; at < count; at += pool) {
-    // Sorting all at once would put the same examples together in every epoch.
-    const sorted = order.slice(at, at + pool).toSorted((a, b) => lengths[a] - lengths[b]);
-    for (let row = 0; row < sorted.length; row += batchSize) batches.push(sorted.slice(row, row + batchSize));
-  }
-  return shuffled(batches.length, seed, 2 * epoch + 1).map((index) => batches[index]);
-}
-
-const POOL_BATCHES = 32;
-
 function check(examples: Example[], inputs: number[], maxLength: number): void {
   if (examples.length === 0)
     throw new Error("A batch of no examples was asked for. Choose data with at least one row.");
@@ -138,13 +85,6 @@ function trainedTargets(example: Example, start: number): { position: number; ta
     if (weight !== 0) targets.push({ position: start + i - 1, target: example.ids[i], weight });
   }
   return targets;
-}
-
-/** 0 for the first token, which nothing predicts, then 1 for each target. */
-function windowWeights(targets: number): Float32Array {
-  const weights = new Float32Array(targets + 1).fill(1);
-  weights[0] = 0;
-  return weights;
 }
 
 function roundUp(count: number, multiple: number): number {

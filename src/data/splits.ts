@@ -47,19 +47,6 @@ export function split<Row>(rows: Row[], options: SplitOptions, groupOf: (row: Ro
   };
 }
 
-/** The first row of each key, and how many others were left out. */
-export function withoutDuplicates<Row>(rows: Row[], keyOf: (row: Row) => string): { kept: Row[]; removed: number } {
-  const kept = [...gather(rows, keyOf).values()].map(([first]) => first);
-  return { kept, removed: rows.length - kept.length };
-}
-
-/** Keys that are in more than one part: held-out rows that training has seen. Empty is as it should be. */
-export function leaks<Row>({ train, validation, test }: Splits<Row>, keyOf: (row: Row) => string): string[] {
-  const parts = [train, validation, test].map((rows) => new Set(rows.map(keyOf)));
-  const all = parts.flatMap((keys) => [...keys]);
-  return [...new Set(all.filter((key) => parts.filter((keys) => keys.has(key)).length > 1))];
-}
-
 /** A text without what does not tell rows apart: width of characters, case, spaces. */
 export function textKey(text: string): string {
   return text.normalize("NFKC").toLowerCase().replace(/\s+/g, " ").trim();

@@ -196,15 +196,13 @@ function putMtp(at: string, p: MtpLayer, put: Put): void {
 export function disposeModel(model: Model): void {
   tf.dispose(namedWeights(model).map(({ tensor }) => tensor));
   tf.dispose([model.rope.cos, model.rope.sin]);
-  for (const { lora } of linears(model)) if (lora) tf.dispose([lora.a, lora.b]);
+  for (const {
+    linear: { lora },
+  } of linearSlots(model))
+    if (lora) tf.dispose([lora.a, lora.b]);
 }
 
-/** Every two-dimensional linear map that can carry an adapter, with its module's name in the checkpoint. */
-export function linears(model: Model): { name: string; lora: Lora | undefined }[] {
-  return linearSlots(model).map(({ name, linear }) => ({ name, lora: linear.lora }));
-}
-
-/** The same, as the tree's own objects. Only functions that build a new tree change them. */
+/** Every two-dimensional linear map that can carry an adapter, by its module's name in the checkpoint: the tree's own objects. */
 export function linearSlots(model: Model): { name: string; linear: WithWeight }[] {
   return model.layers.flatMap((layer, i) => {
     const at = `model.layers.${i}`;

@@ -1,6 +1,6 @@
 import * as fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { epochOrder, fit, makeBatch, packText, weightOf } from "../../src/data/batches.ts";
+import { makeBatch, weightOf } from "../../src/data/batches.ts";
 import type { Example } from "../../src/protocol/data.ts";
 
 const SHAPE = { lengthMultiple: 4, positionMultiple: 8, maxLength: 16 };
@@ -11,9 +11,6 @@ const example = (ids: number[], weights: number[]): Example => ({
 });
 
 const ones = (count: number): number[] => Array.from({ length: count }, () => 1);
-
-const lengths = Array.from({ length: 301 }, (_, i) => (i * 7919) % 101);
-const order = (seed: number, epoch: number): number[][] => epochOrder(301, 8, lengths, seed, epoch);
 
 const examples = fc.array(
   fc
@@ -85,63 +82,5 @@ describe("a batch", () => {
     [[example(ones(18), ones(18))], /Example 0 has 17 tokens and a row holds 16/],
   ])("is refused for %j", (all: Example[], message) => {
     expect(() => makeBatch(all, SHAPE)).toThrow(message);
-  });
-
-  it("holds what fits, and says what does not", () => {
-    const all = [17, 18, 3].map((size) => example(ones(size), ones(size)));
-    expect(fit(all, 16)).toEqual({ kept: [0, 2], tooLong: [1] });
-    expect(makeBatch([all[0]], SHAPE).length).toBe(16);
-  });
-});
-
-describe("packed text", () => {
-  it("has every token but the first as a target once, behind the token before it", () => {
-    fc.assert(
-      fc.property(fc.array(fc.nat(50), { maxLength: 60 }), fc.integer({ min: 1, max: 16 }), (stream, length) => {
-        const windows = packText(Int32Array.from(stream), length);
-        const pairs = windows.flatMap((one) => [...one.ids.subarray(1)].map((id, i) => [one.ids[i], id]));
-        expect(pairs).toEqual(stream.slice(1).map((id, i) => [stream[i], id]));
-        for (const one of windows) expect([...one.weights]).toEqual([0, ...ones(one.ids.length - 1)]);
-      }),
-    );
-  });
-
-  it("fills its rows to the last place", () => {
-    const [first] = packText(
-      Int32Array.from({ length: 40 }, (_, i) => i + 1),
-      16,
-    );
-    expect(makeBatch([first], SHAPE)).toMatchObject({ length: 16, tokens: 16, trainedTokens: 16 });
-    expect(() => packText(new Int32Array(4), 0)).toThrow("Windows of 0 tokens");
-  });
-});
-
-describe("the order of an epoch", () => {
-  it("has each example once, in batches of one size but for one", () => {
-    fc.assert(
-      fc.property(fc.nat(300), fc.integer({ min: 1, max: 20 }), fc.nat(), (count, size, seed) => {
-        const batches = epochOrder(count, size, lengths.slice(0, count), seed, 0);
-        expect(batches.flat().toSorted((a, b) => a - b)).toEqual(Array.from({ length: count }, (_, i) => i));
-        expect(batches.filter((batch) => batch.length !== size).length).toBeLessThanOrEqual(1);
-      }),
-    );
-  });
-
-  it("is the same for the same seed and epoch, and another for another", () => {
-    expect(order(1, 2)).toEqual(order(1, 2));
-    expect(order(1, 2)).not.toEqual(order(1, 3));
-    expect(order(1, 2)).not.toEqual(order(2, 2));
-  });
-
-  it("puts like lengths together, so that little is padded", () => {
-    const padded = (batches: number[][]): number =>
-      batches.reduce((sum, batch) => {
-        const longest = Math.max(...batch.map((index) => lengths[index]));
-        return sum + batch.reduce((row, index) => row + longest - lengths[index], 0);
-      }, 0);
-    const asTheyCome = Array.from({ length: 38 }, (_, b) =>
-      Array.from({ length: 8 }, (_, i) => b * 8 + i).filter((index) => index < 301),
-    );
-    expect(padded(epochOrder(301, 8, lengths, 1, 0))).toBeLessThan(padded(asTheyCome) / 5);
   });
 });
