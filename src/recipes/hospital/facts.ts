@@ -13,12 +13,6 @@ export interface Condition {
   findings: string[];
 }
 
-/** Said wherever a person meets the study. */
-export const TEACHING_NOTE = {
-  en: "A made-up teaching protocol. Not medical advice.",
-  zh: "虚构的教学规程，不是医疗建议。",
-};
-
 // One short word where the language has one: a tiny model pays for every token.
 const FINDING_NAMES: [en: string, zh: string][] = [
   ["fever", "发热"],
