@@ -83,7 +83,23 @@ export function workspace(bytes: number): number {
   return aligned(scratch.address);
 }
 
-/** Write integers at an address inside the working memory. */
+/**
+ * Do an operation's work on the heap: at once, or, in a step that is being recorded, at each replay of it. What it
+ * captures are numbers (addresses, sizes) taken before: its tensors may be gone by then, their memory is not.
+ */
+export function run(work: () => void): void {
+  if (recorder) recorder.push(work);
+  else work();
+}
+
+let recorder: (() => void)[] | null = null;
+
+/** Until called with null, `run` adds to this list. */
+export function recordInto(list: (() => void)[] | null): void {
+  recorder = list;
+}
+
+/** Write integers at an address inside the working memory; part of the work that `run` does. */
 export function writeIntegers(address: number, values: number[]): void {
   emscripten().HEAP32.set(values, address / 4);
 }

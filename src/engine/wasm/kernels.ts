@@ -20,6 +20,10 @@ export interface CpuKernels {
     ldc: number,
     accumulate: boolean,
   ): void;
+  add(a: Address, b: Address, y: Address, n: number): void;
+  scale(x: Address, factor: number, y: Address, n: number): void;
+  addRow(y: Address, row: Address, rows: number, width: number): void;
+  columnSums(x: Address, sums: Address, rows: number, width: number): void;
   rmsNorm(x: Address, weight: Address, y: Address, rows: number, width: number, eps: number): void;
   rmsNormGradient(
     dy: Address,

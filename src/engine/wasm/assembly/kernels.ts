@@ -22,4 +22,5 @@ export {
   headLossGradient,
   headLossWidestRow,
 } from "./headLoss";
+export { add, addRow, columnSums, scale } from "./elementwise";
 export { adamW, squaredSum } from "./adamW";
