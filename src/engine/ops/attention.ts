@@ -7,7 +7,7 @@
 import { allocate, groupsFor, launch, THREADS } from "../launch.ts";
 import { defineOp, hasKernel, runOp, runOps, type Inputs, type OpDefinition } from "../op.ts";
 import * as tf from "../tf.ts";
-import { at, cpu, make, workspace } from "../wasm/heap.ts";
+import { at, cpu, make, run, workspace } from "../wasm/heap.ts";
 import { lines, loadVector, storeVector, sumOverLanes, vectors, withScratch } from "../wgsl.ts";
 
 /**
@@ -102,9 +102,9 @@ const causalAttentionOp: Omit<OpDefinition<Attributes>, "name" | "saves"> = {
     const sizes = sizesOf(q, k, v);
     const [B, T, H, , K, P, V] = sizes;
     const [o, logsumexp] = [make([B, T, H, V]), make([B, H, T])];
-    const inputs = [at(q), at(k), at(v), shared ? at(shared) : 0] as const;
+    const addresses = [at(q), at(k), at(v), shared ? at(shared) : 0, at(o), at(logsumexp)] as const;
     const work = workspace(cpu().causalAttentionBytes(T, K, P));
-    cpu().causalAttention(...inputs, at(o), at(logsumexp), ...sizes, scale, work);
+    run(() => cpu().causalAttention(...addresses, ...sizes, scale, work));
     return [o, logsumexp];
   },
   webgpu: ({ q, k, v, shared }, { scale }) => {
@@ -145,7 +145,7 @@ defineOp<Attributes>({
     const [dq, dk, dv, dshared = 0] = outputs.map(at);
     const inputs = [at(dy), at(q), at(k), at(v), shared ? at(shared) : 0, at(o), at(logsumexp)] as const;
     const work = workspace(cpu().causalAttentionGradientBytes(T, K, P));
-    cpu().causalAttentionGradient(...inputs, dq, dk, dv, dshared, ...sizes, scale, work);
+    run(() => cpu().causalAttentionGradient(...inputs, dq, dk, dv, dshared, ...sizes, scale, work));
     return outputs;
   },
   webgpu: ({ dy, q, k, v, shared, o, logsumexp }, { scale }) => {
@@ -244,7 +244,9 @@ defineOp<{ valueWidth: number; scale: number }>({
     const value = v ?? k;
     const o = make([B, H, valueWidth]);
     const addresses = [at(q), at(k), at(value), at(lengths), at(o)] as const;
-    cpu().decodeAttention(...addresses, B, S, H, G, D, value.shape[3], valueWidth, scale, workspace(S * 4));
+    const sizes = [B, S, H, G, D, value.shape[3]!, valueWidth] as const;
+    const work = workspace(S * 4);
+    run(() => cpu().decodeAttention(...addresses, ...sizes, scale, work));
     return o;
   },
   webgpu: ({ q, k, v, lengths }, { valueWidth, scale }) => {

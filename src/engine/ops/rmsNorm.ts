@@ -3,7 +3,7 @@
 import { allocate, groupsFor, launch, THREADS } from "../launch.ts";
 import { defineOp, hasKernel, runOp, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
-import { at, cpu, make } from "../wasm/heap.ts";
+import { at, cpu, make, run } from "../wasm/heap.ts";
 import { addUp, sumOverLanes, withScratch } from "../wgsl.ts";
 
 /**
@@ -38,7 +38,9 @@ defineOp<Attributes>({
   saves: ["x", "weight"],
   wasm: ({ x, weight }, { eps }) => {
     const y = make(x.shape);
-    cpu().rmsNorm(at(x), at(weight), at(y), rowsOf(x), x.shape.at(-1), eps);
+    const addresses = [at(x), at(weight), at(y)] as const;
+    const [rows, width] = [rowsOf(x), x.shape.at(-1)!];
+    run(() => cpu().rmsNorm(...addresses, rows, width, eps));
     return y;
   },
   webgpu: ({ x, weight }, { eps }) => {
@@ -65,7 +67,9 @@ defineOp<Attributes>({
   name: "RmsNormGradient",
   wasm: ({ dy, x, weight }, { eps }) => {
     const [dx, dweight] = [make(x.shape), make(weight.shape)];
-    cpu().rmsNormGradient(at(dy), at(x), at(weight), at(dx), at(dweight), rowsOf(x), x.shape.at(-1), eps);
+    const addresses = [at(dy), at(x), at(weight), at(dx), at(dweight)] as const;
+    const [rows, width] = [rowsOf(x), x.shape.at(-1)!];
+    run(() => cpu().rmsNormGradient(...addresses, rows, width, eps));
     return [dx, dweight];
   },
   webgpu: ({ dy, x, weight }, { eps }) => {

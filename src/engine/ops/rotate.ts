@@ -3,7 +3,7 @@
 import { allocate, groupsFor, launch } from "../launch.ts";
 import { defineOp, hasKernel, runOp } from "../op.ts";
 import * as tf from "../tf.ts";
-import { at, cpu, make, view } from "../wasm/heap.ts";
+import { at, cpu, make, run, view } from "../wasm/heap.ts";
 
 /** Which entries form a pair: (2i, 2i+1) as DeepSeek's MLA has it, (i, i+P/2) as Qwen2 has it. */
 export type RotaryLayout = "interleaved" | "half";
@@ -65,8 +65,10 @@ defineOp<Attributes>({
     const [known, half] = cos.shape;
     const y = make(x.shape);
     const addresses = [at(x), at(positions), at(cos), at(sin), at(y)] as const;
-    const wrong = cpu().rotate(...addresses, B * T, H, D, half, known, layout === "interleaved", inverse);
-    if (wrong >= 0) throw new Error(`rotate: position ${view(positions)[wrong]} is not among the table's ${known}`);
+    run(() => {
+      const wrong = cpu().rotate(...addresses, B * T, H, D, half, known, layout === "interleaved", inverse);
+      if (wrong >= 0) throw new Error(`rotate: position ${view(positions)[wrong]} is not among the table's ${known}`);
+    });
     return y;
   },
   webgpu: ({ x, positions, cos, sin }, { layout, inverse }) => {
