@@ -7,7 +7,7 @@ import { wantsGradient } from "../gradients.ts";
 import { allocate, groupsFor, launch, THREADS } from "../launch.ts";
 import { defineOp, hasKernel, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
-import { at, cpu, make, view, workspace } from "../wasm/heap.ts";
+import { at, cpu, make, run, view, workspace } from "../wasm/heap.ts";
 import { sumOverLanes, total, withScratch } from "../wgsl.ts";
 import { multiply } from "./matmul.ts";
 
@@ -57,16 +57,19 @@ defineOp<Attributes>({
     const [M, D] = h.shape;
     const V = weight.shape[0];
     const work = workspace(cpu().headLossBytes());
-    const wrong = cpu().firstWrongTarget(at(targets), at(weights), M, V);
-    if (wrong >= 0) throw new Error(`headLoss: target ${view(targets)[wrong]} is not in the vocabulary of ${V}`);
     const outputs = [make([]), make([M])];
     const withGradients = tf.engine().state.gradientDepth > 0 && V <= cpu().headLossWidestRow();
     if (withGradients) outputs.push(make(h.shape));
     if (withGradients && weightGradient) outputs.push(make(weight.shape));
     const [loss, logsumexp, dh, dweight = 0] = outputs.map(at);
-    const addresses = [at(h), at(weight), at(targets), at(weights), loss, logsumexp] as const;
-    if (withGradients) cpu().headLossAndGradient(...addresses, dh, dweight, M, D, V, work);
-    else cpu().headLoss(...addresses, M, D, V, work);
+    const [targetsAt, weightsAt] = [at(targets), at(weights)];
+    const addresses = [at(h), at(weight), targetsAt, weightsAt, loss, logsumexp] as const;
+    run(() => {
+      const wrong = cpu().firstWrongTarget(targetsAt, weightsAt, M, V);
+      if (wrong >= 0) throw new Error(`headLoss: target ${view(targets)[wrong]} is not in the vocabulary of ${V}`);
+      if (withGradients) cpu().headLossAndGradient(...addresses, dh, dweight, M, D, V, work);
+      else cpu().headLoss(...addresses, M, D, V, work);
+    });
     return outputs;
   },
   webgpu: ({ h, weight, targets, weights }) => {
@@ -112,7 +115,8 @@ defineOp<Attributes>({
     const outputs = weightGradient ? [make(h.shape), make(weight.shape)] : [make(h.shape)];
     const [dh, dweight] = [at(outputs[0]), weightGradient ? at(outputs[1]) : 0];
     const addresses = [at(dy), at(h), at(weight), at(targets), at(weights), at(logsumexp), dh, dweight] as const;
-    cpu().headLossGradient(...addresses, M, D, weight.shape[0], workspace(cpu().headLossBytes()));
+    const [V, work] = [weight.shape[0], workspace(cpu().headLossBytes())];
+    run(() => cpu().headLossGradient(...addresses, M, D, V, work));
     return outputs;
   },
   webgpu: ({ dy, h, weight, targets, weights, logsumexp }, { weightGradient }) => {

@@ -3,7 +3,7 @@
 import { allocate, groupsFor, launch } from "../launch.ts";
 import { defineOp, hasKernel, runOp } from "../op.ts";
 import * as tf from "../tf.ts";
-import { at, cpu, make, view } from "../wasm/heap.ts";
+import { at, cpu, make, run, view } from "../wasm/heap.ts";
 
 /**
  * In place: target[slots[i]] = rows[i], for target [R, D] (any leading axes folded), rows: [N, D], slots: int32 [N].
@@ -30,8 +30,12 @@ defineOp({
   wasm: ({ target, rows, slots }) => {
     const D = rows.shape.at(-1);
     const known = tf.util.sizeFromShape(target.shape) / D;
-    const wrong = cpu().storeRows(at(target), at(rows), at(slots), tf.util.sizeFromShape(slots.shape), D, known);
-    if (wrong >= 0) throw new Error(`storeRows: slot ${view(slots)[wrong]} is not among the target's ${known}`);
+    const count = tf.util.sizeFromShape(slots.shape);
+    const addresses = [at(target), at(rows), at(slots)] as const;
+    run(() => {
+      const wrong = cpu().storeRows(...addresses, count, D, known);
+      if (wrong >= 0) throw new Error(`storeRows: slot ${view(slots)[wrong]} is not among the target's ${known}`);
+    });
     return make([1]);
   },
   webgpu: ({ target, rows, slots }) => {

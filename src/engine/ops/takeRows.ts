@@ -3,7 +3,7 @@
 import { allocate, groupsFor, launch } from "../launch.ts";
 import { defineOp, hasKernel, runOp } from "../op.ts";
 import * as tf from "../tf.ts";
-import { at, cpu, make, view } from "../wasm/heap.ts";
+import { at, cpu, make, run, view } from "../wasm/heap.ts";
 import { withScratch } from "../wgsl.ts";
 
 /** table: [V, D], rows: int32 [...] -> [..., D]. The gradient adds up rows taken more than once, in a fixed order. */
@@ -25,8 +25,12 @@ defineOp<Attributes>({
   wasm: ({ table, rows }, { tableRows }) => {
     const D = table.shape[1];
     const y = make([...rows.shape, D]);
-    const wrong = cpu().takeRows(at(table), at(rows), at(y), tf.util.sizeFromShape(rows.shape), D, tableRows);
-    if (wrong >= 0) throw new Error(`takeRows: row ${view(rows)[wrong]} is not among the table's ${tableRows}`);
+    const count = tf.util.sizeFromShape(rows.shape);
+    const addresses = [at(table), at(rows), at(y)] as const;
+    run(() => {
+      const wrong = cpu().takeRows(...addresses, count, D, tableRows);
+      if (wrong >= 0) throw new Error(`takeRows: row ${view(rows)[wrong]} is not among the table's ${tableRows}`);
+    });
     return y;
   },
   webgpu: ({ table, rows }, { tableRows }) => {
@@ -55,7 +59,9 @@ defineOp<Attributes>({
   wasm: ({ dy, rows }, { tableRows }) => {
     const D = dy.shape.at(-1);
     const dtable = make([tableRows, D]);
-    cpu().takeRowsGradient(at(dy), at(rows), at(dtable), tf.util.sizeFromShape(rows.shape), D, tableRows);
+    const count = tf.util.sizeFromShape(rows.shape);
+    const addresses = [at(dy), at(rows), at(dtable)] as const;
+    run(() => cpu().takeRowsGradient(...addresses, count, D, tableRows));
     return dtable;
   },
   webgpu: ({ dy, rows }, { tableRows }) => {
