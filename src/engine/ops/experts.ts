@@ -8,7 +8,7 @@ import { wantsGradient } from "../gradients.ts";
 import { allocate, constant, groupsFor, launch } from "../launch.ts";
 import { defineOp, hasKernel, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
-import { at, cpu, make, view, workspace, writeIntegers } from "../wasm/heap.ts";
+import { at, cpu, make, run, view, workspace, writeIntegers } from "../wasm/heap.ts";
 import { lines, SIGMOID, withScratch } from "../wgsl.ts";
 
 export interface ExpertWeights {
@@ -77,12 +77,11 @@ function sizesOf(x: tf.TensorInfo, chosen: tf.TensorInfo, offsets: number[]) {
   return [x.shape[0], x.shape[1], chosen.shape[1], offsets.length - 1, offsets.at(-1), widest] as const;
 }
 
-/** Working memory that begins with the offsets; `rest` are `bytes` bytes after them. */
-function workspaceAfter(offsets: number[], bytes: number): { offsets: number; rest: number } {
+/** Working memory with room for the offsets in front; `rest` are `bytes` bytes after them. */
+function workspaceAfter(offsets: number[], bytes: number): { start: number; rest: number } {
   const own = Math.ceil(offsets.length / 4) * 16;
-  const address = workspace(own + bytes);
-  writeIntegers(address, offsets);
-  return { offsets: address, rest: address + own };
+  const start = workspace(own + bytes);
+  return { start, rest: start + own };
 }
 
 /**
@@ -99,9 +98,13 @@ defineOp<Attributes>({
     const slots = tf.util.sizeFromShape(chosen.shape);
     const [y, hidden] = [make(x.shape), make([slots, 2, widest])];
     const work = workspaceAfter(offsets, cpu().expertsBytes(slots, D, E, widest));
-    const inputs = [at(x), at(chosen), at(weights), at(gate), at(up), at(down), work.offsets] as const;
-    const wrong = cpu().experts(...inputs, at(y), at(hidden), ...sizes, work.rest);
-    if (wrong >= 0) throw new Error(`experts: expert ${view(chosen)[wrong]} is not among the ${E}`);
+    const inputs = [at(x), at(chosen), at(weights), at(gate), at(up), at(down), work.start] as const;
+    const outputs = [at(y), at(hidden)] as const;
+    run(() => {
+      writeIntegers(work.start, offsets);
+      const wrong = cpu().experts(...inputs, ...outputs, ...sizes, work.rest);
+      if (wrong >= 0) throw new Error(`experts: expert ${view(chosen)[wrong]} is not among the ${E}`);
+    });
     return [y, hidden];
   },
   webgpu: ({ x, chosen, weights, gate, up, down }, { offsets }) => {
@@ -144,8 +147,12 @@ defineOp<Attributes>({
     const [dx, dweights, dgate = 0, dup = 0, ddown = 0] = outputs.map(at);
     const bytes = cpu().expertsGradientBytes(tf.util.sizeFromShape(chosen.shape), D, E, widest);
     const work = workspaceAfter(offsets, bytes);
-    const inputs = [at(dy), at(x), at(chosen), at(weights), at(gate), at(up), at(down), work.offsets] as const;
-    cpu().expertsGradient(...inputs, at(hidden), dx, dweights, dgate, dup, ddown, ...sizes, work.rest);
+    const inputs = [at(dy), at(x), at(chosen), at(weights), at(gate), at(up), at(down), work.start] as const;
+    const saved = at(hidden);
+    run(() => {
+      writeIntegers(work.start, offsets);
+      cpu().expertsGradient(...inputs, saved, dx, dweights, dgate, dup, ddown, ...sizes, work.rest);
+    });
     return outputs;
   },
   webgpu: ({ dy, x, chosen, weights, gate, up, down, hidden }, { offsets, weightGradients }) => {

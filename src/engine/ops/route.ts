@@ -5,7 +5,7 @@ import { detached } from "../gradients.ts";
 import { allocate, groupsFor, launch } from "../launch.ts";
 import { defineOp, hasKernel, runOp, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
-import { at, cpu, make, workspace } from "../wasm/heap.ts";
+import { at, cpu, make, run, workspace } from "../wasm/heap.ts";
 import { SIGMOID, withScratch } from "../wgsl.ts";
 
 export interface RouteOptions {
@@ -83,7 +83,8 @@ defineOp<RouteOptions>({
     const [weights, experts] = [make([N, topK]), make([N, topK], "int32")];
     const addresses = [at(logits), at(bias), at(weights), at(experts)] as const;
     const work = workspace((2 * E + groups) * 4);
-    cpu().route(...addresses, N, E, topK, scoring === "softmax", normalize, scale, groups, groupsKept, work);
+    const softmax = scoring === "softmax";
+    run(() => cpu().route(...addresses, N, E, topK, softmax, normalize, scale, groups, groupsKept, work));
     return [weights, experts];
   },
   webgpu: ({ logits, bias }, { topK, scoring, normalize, scale, groups, groupsKept }) => {
@@ -117,7 +118,9 @@ defineOp<RouteOptions>({
     const [N, E] = logits.shape;
     const dlogits = make(logits.shape);
     const addresses = [at(dweights), at(logits), at(experts), at(dlogits)] as const;
-    cpu().routeGradient(...addresses, N, E, topK, scoring === "softmax", normalize, scale, workspace(E * 4));
+    const work = workspace(E * 4);
+    const softmax = scoring === "softmax";
+    run(() => cpu().routeGradient(...addresses, N, E, topK, softmax, normalize, scale, work));
     return dlogits;
   },
   webgpu: ({ dweights, logits, experts }, { topK, scoring, normalize, scale }) => {

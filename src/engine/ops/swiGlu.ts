@@ -3,7 +3,7 @@
 import { allocate, groupsFor, launch } from "../launch.ts";
 import { defineOp, hasKernel, runOp, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
-import { at, cpu, make } from "../wasm/heap.ts";
+import { at, cpu, make, run } from "../wasm/heap.ts";
 import { SIGMOID } from "../wgsl.ts";
 
 /** gate, up: [..., F] -> [..., F] */
@@ -25,7 +25,9 @@ defineOp({
   saves: ["gate", "up"],
   wasm: ({ gate, up }) => {
     const y = make(gate.shape);
-    cpu().swiGlu(at(gate), at(up), at(y), tf.util.sizeFromShape(gate.shape));
+    const addresses = [at(gate), at(up), at(y)] as const;
+    const size = tf.util.sizeFromShape(gate.shape);
+    run(() => cpu().swiGlu(...addresses, size));
     return y;
   },
   webgpu: ({ gate, up }) => {
@@ -46,7 +48,9 @@ defineOp({
   name: "SwiGluGradient",
   wasm: ({ dy, gate, up }) => {
     const [dgate, dup] = [make(gate.shape), make(up.shape)];
-    cpu().swiGluGradient(at(dy), at(gate), at(up), at(dgate), at(dup), tf.util.sizeFromShape(gate.shape));
+    const addresses = [at(dy), at(gate), at(up), at(dgate), at(dup)] as const;
+    const size = tf.util.sizeFromShape(gate.shape);
+    run(() => cpu().swiGluGradient(...addresses, size));
     return [dgate, dup];
   },
   webgpu: ({ dy, gate, up }) => {
