@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { ensureChromium } from "./chromium.mjs";
 import { say } from "./say.mjs";
-import { checkNode, ensureDependencies, ensurePage, ensurePrograms, programs, root } from "./setup.mjs";
+import { bundleBench, checkNode, ensureDependencies, ensurePage, ensurePrograms, programs, root } from "./setup.mjs";
 
 /** Where the counts of a whole test run go. */
 const RESULTS = join(root, ".cache", "test-results.json");
@@ -27,7 +27,7 @@ const tasks = {
   lint: async () => tool("oxlint", "bin/oxlint", ["--type-aware", "--deny-warnings"]),
   format: async () => tool("@biomejs/biome", "bin/biome", ["format", "--write", ...args]),
   formatCheck: async () => tool("@biomejs/biome", "bin/biome", ["format"]),
-  bench: async () => vitest(["bench", "--run", "--project", "node", ...args]),
+  bench: async () => execute(await bundleBench(), args),
   /** With arguments, only vitest with them: `npm test -- tests/cli`. */
   test: async () => {
     rmSync(RESULTS, { force: true });
@@ -48,7 +48,14 @@ for (const name of programs) tasks[name] ??= () => program(name, args);
  */
 async function program(name, programArguments) {
   await ensurePrograms();
-  const file = join(root, ".cache", "cli", `${name}.js`);
+  await execute(join(root, ".cache", "cli", `${name}.js`), programArguments);
+}
+
+/**
+ * @param {string} file that runs as a program of its own would
+ * @param {string[]} programArguments
+ */
+async function execute(file, programArguments) {
   process.argv = [process.execPath, file, ...programArguments];
   await import(pathToFileURL(file).href);
 }

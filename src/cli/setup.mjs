@@ -68,26 +68,46 @@ export async function ensurePage() {
 
 /** Bundle the programs into .cache/cli, unless they were bundled from these very sources. */
 export async function ensurePrograms() {
-  await ensureBuilt("programs", join(".cache", "cli"), async (vite) => {
+  const outDir = join(".cache", "cli");
+  await ensureBuilt("programs", outDir, async (vite) => {
     say("Building the commands …");
-    await vite.build({
-      configFile: join(root, "vite.config.ts"),
-      root,
-      logLevel: "warn",
-      // TensorFlow.js's wasm loader is CommonJS and asks where it lies.
-      define: { __dirname: "import.meta.dirname" },
-      build: {
-        ssr: true,
-        outDir: join(".cache", "cli"),
-        copyPublicDir: false,
-        rollupOptions: {
-          input: Object.fromEntries(programs.map((name) => [name, join(root, "src", "cli", `${name}.ts`)])),
-          output: { entryFileNames: "[name].js", chunkFileNames: "[name]-[hash].js" },
-        },
-      },
-      // One module graph: Node would otherwise load a second TensorFlow.js core, without gradients.
-      ssr: { noExternal: true, external: ["webgpu", "node-fetch"] },
-    });
+    await bundle(
+      vite,
+      Object.fromEntries(programs.map((name) => [name, join(root, "src", "cli", `${name}.ts`)])),
+      outDir,
+    );
+  });
+}
+
+/** Bundle the bench into .cache/bench. Returns its file. */
+export async function bundleBench() {
+  const outDir = join(".cache", "bench");
+  await bundle(await import("vite"), { main: join(root, "tests", "bench", "main.ts") }, outDir);
+  return join(root, outDir, "main.js");
+}
+
+/**
+ * Bundle what runs in Node.
+ *
+ * @param {typeof import("vite")} vite
+ * @param {Record<string, string>} input file of each entry, by its name in `outDir`
+ * @param {string} outDir
+ */
+async function bundle(vite, input, outDir) {
+  await vite.build({
+    configFile: join(root, "vite.config.ts"),
+    root,
+    logLevel: "warn",
+    // TensorFlow.js's wasm loader is CommonJS and asks where it lies.
+    define: { __dirname: "import.meta.dirname" },
+    build: {
+      ssr: true,
+      outDir,
+      copyPublicDir: false,
+      rollupOptions: { input, output: { entryFileNames: "[name].js", chunkFileNames: "[name]-[hash].js" } },
+    },
+    // One module graph: Node would otherwise load a second TensorFlow.js core, without gradients.
+    ssr: { noExternal: true, external: ["webgpu", "node-fetch", "playwright", "vite", "vitest"] },
   });
 }
 

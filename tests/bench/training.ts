@@ -1,0 +1,65 @@
+// A training step: ours against the same model in stock TensorFlow.js operations with tf.train.adam.
+
+import type { ModelConfig } from "../../src/formats/hfConfig.ts";
+import { activate, type Backend, type Bench, isSlow, placeOf, type Row } from "./bench.ts";
+import { interleave, spreadOf } from "./measure.ts";
+import { freshModel, ourTrainer, randomBatch, type Trainer, type Tuning } from "./ours.ts";
+import { compared, type Result } from "./results.ts";
+import { FIVE_MILLION, ONE_MILLION } from "./shapes.ts";
+import { stockTrainer } from "./stock.ts";
+
+const LEARNING_RATE = 1e-3;
+
+export const training: Row = {
+  name: "training",
+  says: "a training step of the 1M and 5M shapes, LoRA and full, against stock operations",
+  async *run(bench) {
+    for (const backend of bench.backends) {
+      await activate(backend);
+      for (const [name, config] of shapesOf(bench)) {
+        for (const tuning of ["lora", "full"] as const) yield await contest(name, config, tuning, backend, bench);
+      }
+    }
+  },
+};
+
+function shapesOf({ quick }: Bench): [string, ModelConfig][] {
+  const small: [string, ModelConfig] = ["1M", ONE_MILLION];
+  return quick ? [small] : [small, ["5M", FIVE_MILLION]];
+}
+
+async function contest(
+  name: string,
+  config: ModelConfig,
+  tuning: Tuning,
+  backend: Backend,
+  bench: Bench,
+): Promise<Result> {
+  const [rows, length] = isSlow(backend, bench) ? [2, 64] : [8, 128];
+  const batch = randomBatch(config.vocabSize, rows, length);
+  const own = freshModel(config, tuning);
+  const other = freshModel(config, tuning);
+  const ours = ourTrainer(own.model, own.trained, batch, LEARNING_RATE);
+  const tensors = other.trained.map(({ tensor }) => tensor);
+  const stock = stockTrainer(other.model, tensors, batch, LEARNING_RATE);
+  await checkSameWork(ours, stock);
+  const [ourMs, stockMs] = await interleave([() => ours.step(), () => stock.step()], bench.patience);
+  ours.dispose();
+  stock.dispose();
+  const what = `training step, ${name}, ${tuning === "lora" ? "LoRA" : "full"}, ${rows} x ${length}`;
+  const theirs = { name: "stock", spread: spreadOf(stockMs) };
+  const target = backend === "wasm" ? 4 : 10;
+  return compared({ row: "training", what, ...placeOf(backend, bench) }, "ms", spreadOf(ourMs), theirs, target);
+}
+
+/** Two steps by both: the losses must agree, before and after an update, and go down. */
+async function checkSameWork(ours: Trainer, stock: Trainer): Promise<void> {
+  const losses = [await ours.step(), await ours.step()];
+  const expected = [await stock.step(), await stock.step()];
+  const same = losses.every((loss, i) => Math.abs(loss - expected[i]) < 2e-3 * expected[i]);
+  if (!same || losses[1] >= losses[0]) {
+    throw new Error(
+      `The contestants should compute the same falling losses: ours are ${losses}, stock ones ${expected}.`,
+    );
+  }
+}
