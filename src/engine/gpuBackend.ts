@@ -3,6 +3,7 @@
 
 import { WebGPUBackend } from "@tensorflow/tfjs-backend-webgpu";
 import { DeviceLostError } from "./device.ts";
+import type { Kernel } from "./launch.ts";
 import type * as tf from "./tf.ts";
 
 /** Fields of the backend that TypeScript keeps private. TensorFlow.js is pinned to one version, so they hold still. */
@@ -11,6 +12,8 @@ interface Recorder {
   computePassEncoder: GPUComputePassEncoder | null;
   commandQueueOwnedIds: WeakSet<object>;
   dispatchCountInPass: number;
+  releaseResource(dataId: object): void;
+  tensorToBinding(tensor?: tf.TensorInfo): GPUBindingResource | null;
 }
 
 /** One dispatch: what runs, on what, and where its uniforms lie. */
@@ -23,6 +26,40 @@ export interface Dispatch {
   dataIds: object[];
 }
 
+/** A part of a GPU buffer as a tensor's home, where a tensor is not alone in its buffer. */
+export class BufferRange {
+  constructor(
+    readonly buffer: GPUBuffer,
+    readonly offset: number,
+    readonly size: number,
+    /** Told when the tensor is disposed of. */
+    readonly released: () => void = () => {},
+  ) {}
+}
+
+/** The home of an intermediate result of a recording: a buffer that is found for it when all is recorded. */
+export class PlannedBuffer {
+  home: BufferRange | null = null;
+  constructor(readonly size: number) {}
+}
+
+/** What a tensor's content lies in. */
+export type Resource = GPUBuffer | BufferRange | PlannedBuffer;
+
+/** A launch that is noted and not done. */
+export interface NotedLaunch {
+  kernel: Kernel;
+  /** Of the tensors read, then of those written. */
+  resources: Resource[];
+  types: string[];
+  workgroups: [number, number];
+  /** Tensors written that are not the recording's own. */
+  changed: object[];
+}
+
+const STORAGE_USAGE = 0x80 | 0x4 | 0x8; // STORAGE, COPY_SRC, COPY_DST.
+const RANGE_ALIGNMENT = 256; // Any offset of a binding is a multiple of this.
+
 const UNIFORM_SLOTS = 1024;
 
 export class GpuBackend extends WebGPUBackend {
@@ -31,12 +68,15 @@ export class GpuBackend extends WebGPUBackend {
   readonly uniformSlotBytes: number;
   /** Why the device was lost, once it is. */
   lostBecause: string | null = null;
+  /** Launches are noted here and not done while a step is recorded. */
+  noted: NotedLaunch[] | null = null;
   readonly #uniforms: ArrayBuffer;
   #slotsUsed = 0;
   #stopped = false;
 
   constructor(device: GPUDevice, info: GPUAdapterInfo) {
     super(device, info);
+    this.#knowRanges();
     this.uniformSlotBytes = device.limits.minUniformBufferOffsetAlignment;
     this.#uniforms = new ArrayBuffer(UNIFORM_SLOTS * this.uniformSlotBytes);
     this.uniformBuffer = device.createBuffer({
@@ -88,10 +128,87 @@ export class GpuBackend extends WebGPUBackend {
     this.submitQueue();
   }
 
-  /** Buffer of a tensor's content, uploaded if it lay on the processor. */
-  bufferOf(tensor: tf.TensorInfo): GPUBuffer {
+  /** What a tensor's content lies in, uploaded if it lay on the processor. */
+  resourceOf(tensor: tf.TensorInfo): Resource {
     this.uploadToGPU(tensor.dataId);
-    return this.tensorMap.get(tensor.dataId).resource as GPUBuffer;
+    return this.tensorMap.get(tensor.dataId).resource as unknown as Resource;
+  }
+
+  /** Send what is recorded, if anything is. */
+  flush(): void {
+    if ((this as unknown as Recorder).commandEncoder) this.submit();
+  }
+
+  /** From here on launches are noted and not done, until `endRecording`. */
+  beginRecording(): void {
+    this.noted = [];
+  }
+
+  endRecording(): NotedLaunch[] {
+    const launches = this.noted ?? [];
+    this.noted = null;
+    return launches;
+  }
+
+  /** Change a tensor's content in place. */
+  overwrite(tensor: tf.TensorInfo, values: Float32Array | Int32Array): void {
+    const { buffer, offset } = rangeOf(this.resourceOf(tensor));
+    this.flush(); // What was recorded before reads the old content.
+    this.queue.writeBuffer(buffer, offset, values.buffer, values.byteOffset, values.byteLength);
+    this.forgetCopy(tensor);
+  }
+
+  /** Put the tensors side by side into one buffer, which is also a tensor: float32 [all of them, each up to 256 bytes]. */
+  inOneBuffer(tensors: tf.TensorInfo[]): { whole: tf.TensorInfo; starts: number[] } {
+    const old = tensors.map((tensor) => rangeOf(this.resourceOf(tensor)));
+    const starts: number[] = [];
+    let bytes = 0;
+    for (const { size } of old) {
+      starts.push(bytes / 4);
+      bytes += Math.ceil(size / RANGE_ALIGNMENT) * RANGE_ALIGNMENT;
+    }
+    const buffer = this.device.createBuffer({ label: "parameters", size: bytes, usage: STORAGE_USAGE });
+    let users = tensors.length + 1;
+    const released = (): void => {
+      users -= 1;
+      if (users > 0) return;
+      this.flush();
+      buffer.destroy();
+    };
+    this.ensureCommandEncoderReady();
+    this.endComputePassEncoder();
+    const { commandEncoder } = this as unknown as Recorder;
+    old.forEach((from, i) => {
+      commandEncoder.copyBufferToBuffer(from.buffer, from.offset, buffer, 4 * starts[i], from.size);
+    });
+    this.submit();
+    tensors.forEach(({ dataId }, i) => {
+      (this as unknown as Recorder).releaseResource(dataId);
+      const range = new BufferRange(buffer, 4 * starts[i], old[i].size, released);
+      this.tensorMap.get(dataId).resource = range as unknown as GPUBuffer;
+    });
+    const whole = this.makeTensorInfo([bytes / 4], "float32");
+    this.tensorMap.get(whole.dataId).resource = new BufferRange(buffer, 0, bytes, released) as unknown as GPUBuffer;
+    return { whole, starts };
+  }
+
+  /**
+   * While recording: let an intermediate result be computed right into `whole`, from element `start` on. False where that
+   * cannot be: it is none of the recording's, or has a place, or a launch has it beside another part of `whole`.
+   */
+  place(tensor: tf.TensorInfo, whole: tf.TensorInfo, start: number): boolean {
+    const planned = this.resourceOf(tensor);
+    if (!(planned instanceof PlannedBuffer) || planned.home) return false;
+    const { buffer } = rangeOf(this.resourceOf(whole));
+    const clash = this.noted!.some(({ kernel, resources }) => {
+      if (!resources.includes(planned)) return false;
+      const reads = Object.keys(kernel.reads).length;
+      const sides = resources.map((resource, i) => (isIn(resource, buffer) || resource === planned ? i < reads : null));
+      return sides.includes(true) && sides.includes(false);
+    });
+    if (clash) return false;
+    planned.home = new BufferRange(buffer, 4 * start, planned.size);
+    return true;
   }
 
   /** Forget the copy that an earlier read-back left on the processor: the GPU's content has changed. */
@@ -116,7 +233,43 @@ export class GpuBackend extends WebGPUBackend {
           `${megabytes(limitBytes)} in one piece: use fewer tokens or rows at a time.`,
       );
     }
+    const data = this.tensorMap.get(dataId);
+    if (this.noted && resource == null && data.values == null) {
+      data.resource = new PlannedBuffer(sizeBytes) as unknown as GPUBuffer;
+      return;
+    }
     super.uploadToGPU(dataId);
+  }
+
+  /** Tensors that lie in a part of a buffer are bound and given back as such. */
+  #knowRanges(): void {
+    const stock = this as unknown as Recorder;
+    const releaseResource = stock.releaseResource.bind(this);
+    const tensorToBinding = stock.tensorToBinding.bind(this);
+    stock.releaseResource = (dataId) => {
+      const data = this.tensorMap.get(dataId);
+      const resource = data?.resource as unknown as Resource | null;
+      if (!(resource instanceof BufferRange)) return releaseResource(dataId);
+      data.resource = null as never;
+      resource.released();
+    };
+    stock.tensorToBinding = (tensor) => {
+      const resource = tensor && (this.tensorMap.get(tensor.dataId).resource as unknown as Resource);
+      if (!(resource instanceof BufferRange)) return tensorToBinding(tensor);
+      return { buffer: resource.buffer, offset: resource.offset, size: resource.size };
+    };
+  }
+
+  override async getBufferData(resource: GPUBuffer): Promise<ArrayBuffer> {
+    if (!((resource as unknown) instanceof BufferRange)) return super.getBufferData(resource);
+    const { buffer, offset, size } = resource as unknown as BufferRange;
+    const copy = this.device.createBuffer({ size, usage: STORAGE_USAGE });
+    this.ensureCommandEncoderReady();
+    this.endComputePassEncoder();
+    (this as unknown as Recorder).commandEncoder.copyBufferToBuffer(buffer, offset, copy, 0, size);
+    const data = await super.getBufferData(copy);
+    copy.destroy();
+    return data;
   }
 
   /** Uniforms are written just before what reads them is submitted, whoever submits it. */
@@ -150,6 +303,20 @@ export class GpuBackend extends WebGPUBackend {
     super.dispose();
     this.device.destroy();
   }
+}
+
+/** Where a resource lies that is there already. */
+export function rangeOf(resource: Resource): { buffer: GPUBuffer; offset: number; size: number } {
+  if (resource instanceof PlannedBuffer) {
+    if (!resource.home) throw new Error("an intermediate result of a recording was used outside of it");
+    return resource.home;
+  }
+  return resource instanceof BufferRange ? resource : { buffer: resource, offset: 0, size: resource.size };
+}
+
+function isIn(resource: Resource, buffer: GPUBuffer): boolean {
+  if (resource instanceof PlannedBuffer) return resource.home?.buffer === buffer;
+  return rangeOf(resource).buffer === buffer;
 }
 
 function megabytes(bytes: number): string {

@@ -4,7 +4,7 @@
 // binding that the text does not use is then no error that yields zeros), pipelines and bind groups made once.
 
 import { gpuBackend, reportGpuError } from "./device.ts";
-import type { GpuBackend } from "./gpuBackend.ts";
+import { type GpuBackend, PlannedBuffer, rangeOf, type Resource } from "./gpuBackend.ts";
 import * as tf from "./tf.ts";
 
 export interface Kernel {
@@ -19,6 +19,8 @@ export interface Kernel {
   reads: Record<string, tf.TensorInfo>;
   /** Tensors that are written, from `allocate`; or changed in place. None may be read under another name. */
   writes: Record<string, tf.TensorInfo>;
+  /** Names of those float32 tensors that are arrays of vec4<f32>; what is past the last whole one is out of reach. */
+  vectors?: string[];
   /** u32 fields of `u`. */
   sizes?: Record<string, number>;
   /** f32 fields of `u`. */
@@ -33,7 +35,7 @@ export interface Kernel {
 /** Threads of a workgroup where nothing else asks for another number. */
 export const THREADS = 64;
 
-interface Compiled {
+export interface Compiled {
   id: number;
   pipeline: GPUComputePipeline;
   layout: GPUBindGroupLayout;
@@ -59,17 +61,34 @@ export function launch(kernel: Kernel): void {
   const writes = Object.values(kernel.writes);
   checkAliases(kernel, reads, writes);
   const tensors = [...reads, ...writes];
-  const buffers = tensors.map((tensor) => backend.bufferOf(tensor));
+  const resources = tensors.map((tensor) => backend.resourceOf(tensor));
+  const names = [...Object.keys(kernel.reads), ...Object.keys(kernel.writes)];
+  const types = tensors.map((tensor, i) => {
+    const type = backend.elementType(tensor);
+    return kernel.vectors?.includes(names[i]) ? `vec4<${type}>` : type;
+  });
   for (const tensor of writes) backend.forgetCopy(tensor);
+  const workgroups = fold(kernel.workgroups, backend.device.limits.maxComputeWorkgroupsPerDimension);
+  if (backend.noted) {
+    const foreign = writes.filter((_, i) => !(resources[reads.length + i] instanceof PlannedBuffer));
+    const changed = foreign.map(({ dataId }) => dataId);
+    backend.noted.push({ kernel, resources, types, workgroups, changed });
+    return;
+  }
 
   const cache = cachesOf(backend);
-  const compiled = compile(backend, cache, kernel, tensors);
+  const key = keyOf(kernel, types);
+  let compiled = cache.compiled.get(key);
+  if (!compiled) {
+    compiled = { id: cache.compiled.size, ...build(backend.device, kernel, types) };
+    cache.compiled.set(key, compiled);
+  }
   const uniformOffsets = writeUniforms(backend, kernel);
   backend.record({
     pipeline: compiled.pipeline,
-    bindGroup: bindGroup(backend, cache, compiled, buffers, uniformOffsets.length > 0),
+    bindGroup: bindGroup(backend, cache, compiled, resources, uniformOffsets.length > 0),
     uniformOffsets,
-    workgroups: fold(kernel.workgroups, backend.device.limits.maxComputeWorkgroupsPerDimension),
+    workgroups,
     dataIds: tensors.map((tensor) => tensor.dataId),
   });
   backend.submitIfDue(tf.env().getNumber("WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE"));
@@ -130,25 +149,34 @@ function cachesOf(backend: GpuBackend): Caches {
   return cache;
 }
 
-function compile(backend: GpuBackend, cache: Caches, kernel: Kernel, tensors: tf.TensorInfo[]): Compiled {
-  const types = tensors.map((tensor) => backend.elementType(tensor));
+function keyOf(kernel: Kernel, types: string[]): string {
   const names = [kernel.reads, kernel.writes, kernel.sizes ?? {}, kernel.numbers ?? {}].map((part) =>
     Object.keys(part),
   );
-  const key = `${names.join(";")}|${types.join()}|${kernel.threads ?? THREADS}|${kernel.source}`;
-  let compiled = cache.compiled.get(key);
-  if (!compiled) {
-    compiled = { id: cache.compiled.size, ...build(backend.device, kernel, types) };
-    cache.compiled.set(key, compiled);
-  }
-  return compiled;
+  return `${names.join(";")}|${types.join()}|${kernel.threads ?? THREADS}|${kernel.source}`;
 }
 
-function build(
-  device: GPUDevice,
-  kernel: Kernel,
-  types: string[],
-): { pipeline: GPUComputePipeline; layout: GPUBindGroupLayout } {
+/** Compile the kernels that are not yet, side by side and off this thread. Throws for a text that is not right. */
+export async function compileAll(kernels: { kernel: Kernel; types: string[] }[]): Promise<Compiled[]> {
+  const backend = gpuBackend();
+  const { compiled } = cachesOf(backend);
+  const wanted = new Map(kernels.map(({ kernel, types }) => [keyOf(kernel, types), { kernel, types }]));
+  await Promise.all(
+    [...wanted].map(async ([key, { kernel, types }]) => {
+      if (compiled.has(key)) return;
+      const { layout, descriptor, code } = describe(backend.device, kernel, types);
+      try {
+        const pipeline = await backend.device.createComputePipelineAsync(descriptor);
+        if (!compiled.has(key)) compiled.set(key, { id: compiled.size, pipeline, layout });
+      } catch (error) {
+        throw new Error(`kernel ${kernel.name} does not compile: ${String(error)}\n${code}`, { cause: error });
+      }
+    }),
+  );
+  return kernels.map(({ kernel, types }) => compiled.get(keyOf(kernel, types))!);
+}
+
+function describe(device: GPUDevice, kernel: Kernel, types: string[]) {
   const code = wgsl(kernel, types);
   const readCount = Object.keys(kernel.reads).length;
   const entries: GPUBindGroupLayoutEntry[] = types.map((_, binding) => ({
@@ -160,14 +188,24 @@ function build(
     const buffer: GPUBufferBindingLayout = { type: "uniform", hasDynamicOffset: true };
     entries.push({ binding: types.length, visibility: GPUShaderStage.COMPUTE, buffer });
   }
-  device.pushErrorScope("validation");
   const label = kernel.name;
   const layout = device.createBindGroupLayout({ label, entries });
-  const pipeline = device.createComputePipeline({
+  const descriptor: GPUComputePipelineDescriptor = {
     label,
     layout: device.createPipelineLayout({ label, bindGroupLayouts: [layout] }),
     compute: { module: device.createShaderModule({ label, code }), entryPoint: "entry" },
-  });
+  };
+  return { code, layout, descriptor };
+}
+
+function build(
+  device: GPUDevice,
+  kernel: Kernel,
+  types: string[],
+): { pipeline: GPUComputePipeline; layout: GPUBindGroupLayout } {
+  device.pushErrorScope("validation");
+  const { code, layout, descriptor } = describe(device, kernel, types);
+  const pipeline = device.createComputePipeline(descriptor);
   void device.popErrorScope().then((error) => {
     if (error) reportGpuError(`kernel ${kernel.name} does not compile: ${error.message}\n${code}`);
   });
@@ -207,7 +245,7 @@ function wgsl(kernel: Kernel, types: string[]): string {
   `;
 }
 
-function hasUniforms(kernel: Kernel): boolean {
+export function hasUniforms(kernel: Kernel): boolean {
   return Object.keys(kernel.sizes ?? {}).length + Object.keys(kernel.numbers ?? {}).length > 0;
 }
 
@@ -215,35 +253,52 @@ function hasUniforms(kernel: Kernel): boolean {
 function writeUniforms(backend: GpuBackend, kernel: Kernel): number[] {
   if (!hasUniforms(kernel)) return [];
   const { offset, u32, f32 } = backend.uniformSlot();
+  fillUniforms(kernel, u32, f32);
+  return [offset];
+}
+
+/** Both views are of the same memory. */
+export function fillUniforms(kernel: Kernel, u32: Uint32Array, f32: Float32Array): void {
   let at = 0;
   for (const size of Object.values(kernel.sizes ?? {})) u32[at++] = size;
   for (const number of Object.values(kernel.numbers ?? {})) f32[at++] = number;
-  return [offset];
 }
 
 function bindGroup(
   backend: GpuBackend,
   cache: Caches,
   compiled: Compiled,
-  buffers: GPUBuffer[],
+  resources: Resource[],
   uniforms: boolean,
 ): GPUBindGroup {
-  const key = `${compiled.id}:${buffers.map(bufferId).join()}`;
+  const ranges = resources.map(rangeOf);
+  const key = `${compiled.id}:${ranges.map(({ buffer, offset }) => `${bufferId(buffer)}+${offset}`).join()}`;
   let group = cache.bindGroups.get(key);
   if (!group) {
     if (cache.bindGroups.size >= MOST_BIND_GROUPS) cache.bindGroups.clear();
-    const entries: GPUBindGroupEntry[] = buffers.map((buffer, binding) => ({ binding, resource: { buffer } }));
-    if (uniforms) {
-      const resource = { buffer: backend.uniformBuffer, size: backend.uniformSlotBytes };
-      entries.push({ binding: buffers.length, resource });
-    }
-    group = backend.device.createBindGroup({ layout: compiled.layout, entries });
+    group = createBindGroup(backend, compiled, ranges, uniforms ? backend.uniformBuffer : null);
     cache.bindGroups.set(key, group);
   }
   return group;
 }
 
-function bufferId(buffer: GPUBuffer): number {
+export function createBindGroup(
+  backend: GpuBackend,
+  compiled: Compiled,
+  ranges: { buffer: GPUBuffer; offset: number; size: number }[],
+  uniforms: GPUBuffer | null,
+): GPUBindGroup {
+  const entries: GPUBindGroupEntry[] = ranges.map(({ buffer, offset, size }, binding) => ({
+    binding,
+    resource: { buffer, offset, size },
+  }));
+  if (uniforms) {
+    entries.push({ binding: ranges.length, resource: { buffer: uniforms, size: backend.uniformSlotBytes } });
+  }
+  return backend.device.createBindGroup({ layout: compiled.layout, entries });
+}
+
+export function bufferId(buffer: GPUBuffer): number {
   let id = bufferIds.get(buffer);
   if (id === undefined) {
     id = nextBufferId++;

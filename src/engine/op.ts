@@ -1,6 +1,7 @@
 // How an operation of ours is made known to TensorFlow.js: a kernel per backend and a gradient, under one name.
 
 import * as tf from "./tf.ts";
+import { endOfOperation } from "./wasm/heap.ts";
 
 /** Named inputs as kernels see them: plain descriptions of tensors, no tape. */
 export type Inputs = Record<string, tf.TensorInfo>;
@@ -20,10 +21,29 @@ export interface OpDefinition<A extends object> {
   gradient?: (dy: tf.Tensor[], saved: tf.Tensor[], attributes: A) => Record<string, () => tf.Tensor>;
 }
 
+/** Names of the operations that can be recorded: ours, and those that change no content. */
+const recordable = new Set<string>([tf.Identity, tf.Reshape, tf.ExpandDims]);
+
+export function isRecordable(name: string): boolean {
+  return recordable.has(name);
+}
+
 /** Register the operation once; `hasKernel` tells afterwards whether the active backend can run it. */
 export function defineOp<A extends object>(op: OpDefinition<A>): void {
+  recordable.add(op.name);
+  const { webgpu, wasm } = op;
+  const kernels = {
+    webgpu,
+    wasm:
+      wasm &&
+      ((inputs: Inputs, attributes: A) => {
+        const outputs = wasm(inputs, attributes);
+        endOfOperation();
+        return outputs;
+      }),
+  };
   for (const backendName of ["wasm", "webgpu"] as const) {
-    const kernel = op[backendName];
+    const kernel = kernels[backendName];
     if (!kernel) continue;
     tf.registerKernel({
       kernelName: op.name,

@@ -1,5 +1,6 @@
 // Model, adapters and optimizer as one safetensors file, and back: what a resumed run needs to be the run it was.
 
+import { overwrite } from "../engine/record.ts";
 import * as tf from "../engine/tf.ts";
 import type { ModelConfig } from "../formats/hfConfig.ts";
 import { decodeToFloat32, encodeFloat32, readSafetensors, writeSafetensors } from "../formats/safetensors.ts";
@@ -16,8 +17,8 @@ export async function packCheckpoint(model: Model, optimizer: Optimizer | null):
     tensor,
   }));
   optimizer?.parameters.forEach(({ name }, i) => {
-    more.push({ name: `optimizer.m.${name}`, tensor: optimizer.moments[i].m });
-    more.push({ name: `optimizer.v.${name}`, tensor: optimizer.moments[i].v });
+    more.push({ name: `optimizer.m.${name}`, tensor: optimizer.state.m[i] });
+    more.push({ name: `optimizer.v.${name}`, tensor: optimizer.state.v[i] });
   });
   for (const { name, tensor } of more) {
     tensors.push({ name, shape: tensor.shape.slice(), values: (await tensor.data()) as Float32Array });
@@ -64,10 +65,10 @@ export function unpackCheckpoint(config: ModelConfig, bytes: Uint8Array, loraSca
 /** Put the moments of an unpacked checkpoint into a fresh optimizer over the same parameters. */
 export function restoreOptimizer(optimizer: Optimizer, moments: Map<string, Float32Array>, step: number): void {
   optimizer.step = step;
-  optimizer.parameters.forEach(({ name, tensor }, i) => {
+  optimizer.parameters.forEach(({ name }, i) => {
     const [m, v] = [moments.get(`optimizer.m.${name}`), moments.get(`optimizer.v.${name}`)];
     if (!m || !v) throw new Error(`The checkpoint has no moments of ${name}: it is damaged. Start the run again.`);
-    tf.dispose([optimizer.moments[i].m, optimizer.moments[i].v]);
-    optimizer.moments[i] = { m: tf.tensor(m, tensor.shape), v: tf.tensor(v, tensor.shape) };
+    overwrite(optimizer.state.m[i], m);
+    overwrite(optimizer.state.v[i], v);
   });
 }

@@ -9,7 +9,7 @@ import { disposeModel, loadModel, namedWeights, saveModel } from "../../src/mode
 import type { LayerPlan, Plan } from "../../src/protocol/report.ts";
 import { mergeLora } from "../../src/training/lora.ts";
 import { createOptimizer, DEFAULT_OPTIMIZER, disposeOptimizer } from "../../src/training/optimizer.ts";
-import { trainStep } from "../../src/training/train.ts";
+import { trainStep } from "../training/trainStep.ts";
 import { useBackend } from "../engine/harness.ts";
 import {
   attachRandomLora,

@@ -8,7 +8,7 @@ import type { Batch } from "../../src/protocol/data.ts";
 import { adapterOf, attachAdapter, attachLora, detachLora, loraTensors, mergeLora } from "../../src/training/lora.ts";
 import { batchLoss } from "../../src/training/loss.ts";
 import { createOptimizer, disposeOptimizer } from "../../src/training/optimizer.ts";
-import { trainStep } from "../../src/training/train.ts";
+import { trainStep } from "./trainStep.ts";
 import { useBackend } from "../engine/harness.ts";
 import {
   attachRandomLora,

@@ -3,6 +3,7 @@
 
 import type { BackendWasm } from "@tensorflow/tfjs-backend-wasm";
 import * as tf from "../tf.ts";
+import { type Arena, createArena } from "./arena.ts";
 import base64 from "./assembly/kernels.ts?assembly";
 import type { CpuKernels } from "./kernels.ts";
 
@@ -63,6 +64,7 @@ export function at(tensor: tf.TensorInfo): number {
 
 /** A new tensor on the heap, its content undefined. Throws where there is no memory left. */
 export function make(shape: number[], dtype: "float32" | "int32" = "float32"): tf.TensorInfo {
+  if (recorder) return backend().makeOutput(shape, dtype, arena().take(tf.util.sizeFromShape(shape) * 4));
   const tensor = backend().makeOutput(shape, dtype);
   if (at(tensor) === 0) throw outOfMemory(tf.util.sizeFromShape(shape) * 4); // TensorFlow.js does not look.
   return tensor;
@@ -75,6 +77,11 @@ export function view(tensor: tf.TensorInfo): Float32Array | Int32Array {
 
 /** Address of at least `bytes` bytes of working memory, shared by all kernels, undefined content, 64-byte aligned. */
 export function workspace(bytes: number): number {
+  if (recorder) {
+    const address = arena().take(bytes);
+    recorder.workspaces.push(address);
+    return address;
+  }
   if (scratch.bytes < bytes) {
     if (scratch.bytes > 0) emscripten()._free(scratch.address);
     scratch = { address: 0, bytes: 0 };
@@ -88,15 +95,54 @@ export function workspace(bytes: number): number {
  * captures are numbers (addresses, sizes) taken before: its tensors may be gone by then, their memory is not.
  */
 export function run(work: () => void): void {
-  if (recorder) recorder.push(work);
+  if (recorder) recorder.works.push(work);
   else work();
 }
 
-let recorder: (() => void)[] | null = null;
+interface Recorder {
+  works: (() => void)[];
+  /** Working memory of the operation under way. */
+  workspaces: number[];
+}
 
-/** Until called with null, `run` adds to this list. */
-export function recordInto(list: (() => void)[] | null): void {
-  recorder = list;
+let recorder: Recorder | null = null;
+const arenas = new WeakMap<BackendWasm, Arena>();
+
+/** What recordings compute on the way lies here; TensorFlow.js gives it back as it does with its own. */
+function arena(): Arena {
+  const active = backend();
+  let own = arenas.get(active);
+  if (!own) {
+    const made = createArena(allocate);
+    const module = emscripten();
+    const free = module._free.bind(module);
+    module._free = (address) => {
+      if (!made.giveBack(address >>> 0)) free(address);
+    };
+    arenas.set(active, made);
+    own = made;
+  }
+  return own;
+}
+
+/** From here on `run` does nothing but take note, until `endRecording`. */
+export function beginRecording(): void {
+  arena().reset();
+  recorder = { works: [], workspaces: [] };
+}
+
+/** What was noted, to be done in this order, and the most memory that it holds at a time. */
+export function endRecording(): { works: (() => void)[]; bytes: number } {
+  const works = recorder?.works ?? [];
+  recorder = null;
+  return { works, bytes: arena().peakBytes() };
+}
+
+/** An operation has been noted: its working memory may serve the next one. */
+export function endOfOperation(): void {
+  if (!recorder) return;
+  for (const address of recorder.workspaces) arena().giveBack(address);
+  recorder.workspaces = [];
 }
 
 /** Write integers at an address inside the working memory; part of the work that `run` does. */

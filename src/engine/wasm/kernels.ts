@@ -20,6 +20,22 @@ export interface CpuKernels {
     ldc: number,
     accumulate: boolean,
   ): void;
+  /** B is packed [rows, columns]; format 0 f16, 1 int8, 2 int4. c = a·Bᵀ if transposeB, else a·B. */
+  gemmPacked(
+    format: number,
+    transposeB: boolean,
+    m: number,
+    n: number,
+    k: number,
+    a: Address,
+    lda: number,
+    words: Address,
+    rows: number,
+    columns: number,
+    c: Address,
+    ldc: number,
+    accumulate: boolean,
+  ): void;
   add(a: Address, b: Address, y: Address, n: number): void;
   scale(x: Address, factor: number, y: Address, n: number): void;
   addRow(y: Address, row: Address, rows: number, width: number): void;
@@ -233,6 +249,7 @@ export interface CpuKernels {
     m: Address,
     v: Address,
     squaredNorm: Address,
+    rates: Address,
     n: number,
     clipNorm: number,
     beta1: number,
@@ -240,8 +257,6 @@ export interface CpuKernels {
     rest1: number,
     rest2: number,
     eps: number,
-    keep: number,
-    stepSize: number,
-    scale: number,
+    decays: boolean,
   ): void;
 }

@@ -6,7 +6,7 @@ import * as tf from "../../../src/engine/tf.ts";
 import { generate } from "../../../src/models/generate.ts";
 import { disposeModel, namedWeights } from "../../../src/models/weights.ts";
 import { createOptimizer, DEFAULT_OPTIMIZER, disposeOptimizer } from "../../../src/training/optimizer.ts";
-import { trainStep } from "../../../src/training/train.ts";
+import { trainStep } from "../../training/trainStep.ts";
 import { FAMILIES, type Family, tinyBatch, tinyIds, tinyModel } from "../../models/tiny.ts";
 import { activate } from "../harness.ts";
 

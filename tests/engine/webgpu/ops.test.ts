@@ -2,7 +2,6 @@
 
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { gpuErrors } from "../../../src/engine/device.ts";
-import { adamW, adamWReference, squaredNorm } from "../../../src/engine/ops/adamW.ts";
 import {
   causalAttention,
   causalAttentionReference,
@@ -358,40 +357,6 @@ describe("storeRows on webgpu", () => {
     const target = tf.zeros([2, 2]);
     storeRows(target, tf.ones([3, 2]), tf.tensor1d([1, 2, -1], "int32"));
     expect([...(await target.data())]).toEqual([0, 0, 1, 1]);
-  });
-});
-
-describe("adamW on webgpu", () => {
-  useBackend("webgpu");
-
-  it.each([
-    ["clipped", 0.5],
-    ["not clipped", 100],
-    ["never clipped", 0],
-  ])("agrees with its reference over several steps, %s", async (_, clipNorm) => {
-    const shape = [3, 7];
-    const parameter = toTensor(normal(shape, 1));
-    const moments = { m: tf.zeros(shape), v: tf.zeros(shape) };
-    const [p, m, v] = [normal(shape, 1).values as Float32Array, new Float32Array(21), new Float32Array(21)];
-    for (let step = 1; step <= 4; step++) {
-      const gradient = normal(shape, 10 + step);
-      const settings = { learningRate: 0.03, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, step, clipNorm };
-      const norm = Math.sqrt([...gradient.values].reduce((sum, g) => sum + g * g, 0));
-      adamWReference(p, gradient.values as Float32Array, m, v, norm, settings);
-      const g = toTensor(gradient);
-      adamW(parameter, g, moments, squaredNorm([g]), settings);
-    }
-    const found = [parameter, moments.m, moments.v];
-    for (const [i, want] of [p, m, v].entries()) {
-      expectClose(`tensor ${i}`, floats(shape, [...(await found[i].data())]), floats(shape, [...want]), 1e-6);
-    }
-  });
-
-  it("measures the squared norm over all gradients", async () => {
-    const gradients = [normal([5, 3], 1), normal([1], 2), normal([130], 3), normal([9001], 4)]; // The last in parts.
-    const want = gradients.flatMap(({ values }) => [...values]).reduce((sum, g) => sum + g * g, 0);
-    const found = await squaredNorm(gradients.map(toTensor)).data();
-    expect(found[0] / want).toBeCloseTo(1, 6);
   });
 });
 

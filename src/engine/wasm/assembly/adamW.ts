@@ -27,7 +27,7 @@ export function squaredSum(x: usize, y: usize, n: i32): void {
  * parameter, m, v in place from gradient, n elements each. The gradient is scaled to `clipNorm` where the square root
  * of `squaredNorm` (an address) is above it and clipNorm is not 0.
  *
- * `keep` is 1 - learningRate * weightDecay, `stepSize` learningRate / (1 - beta1^step), `scale` 1 / (1 - beta2^step).
+ * Where the norm is no number, nothing is changed. `rates` is the address of: learningRate / (1 - beta1^step), 1 / (1 - beta2^step), 1 - learningRate * weightDecay.
  */
 export function adamW(
   parameter: usize,
@@ -35,6 +35,7 @@ export function adamW(
   m: usize,
   v: usize,
   squaredNorm: usize,
+  rates: usize,
   n: i32,
   clipNorm: f32,
   beta1: f32,
@@ -42,11 +43,13 @@ export function adamW(
   rest1: f32,
   rest2: f32,
   eps: f32,
-  keep: f32,
-  stepSize: f32,
-  scale: f32,
+  decays: boolean,
 ): void {
+  const stepSize = load<f32>(rates);
+  const scale = load<f32>(rates, 4);
+  const keep: f32 = decays ? load<f32>(rates, 8) : 1;
   const norm = sqrt(load<f32>(squaredNorm));
+  if (!isFinite(norm)) return;
   const clip: f32 = clipNorm > 0 && norm > clipNorm ? clipNorm / norm : 1;
   const clips = f32x4.splat(clip);
   let i = 0;
