@@ -6,6 +6,8 @@ import { valueAndGradients } from "../engine/gradients.ts";
 import * as tf from "../engine/tf.ts";
 import type { DeepSeekConfig, Qwen2Config } from "../formats/hfConfig.ts";
 import { languageModelLoss, type Layer, type Model } from "../models/decoder.ts";
+import type { Linear } from "../models/layers.ts";
+import { plainTensor } from "../models/storage.ts";
 import type { Batch } from "../protocol/data.ts";
 import type { LayerScores, Scores } from "../protocol/report.ts";
 import { lossInput } from "../training/loss.ts";
@@ -76,9 +78,14 @@ async function gates(model: Model, sample: Batch): Promise<LayerGates[]> {
 
 /** o_proj [D, H*V], then down_proj [D, F] of the dense FFN or the shared expert, then those of the experts [D, S]. */
 function residualWeights({ selfAttn, mlp }: Layer): tf.Tensor[] {
-  if (mlp.kind === "dense") return [selfAttn.oProj.weight, mlp.downProj.weight];
-  const shared = mlp.sharedExperts ? [mlp.sharedExperts.downProj.weight] : [];
-  return [selfAttn.oProj.weight, ...shared, mlp.experts.down];
+  if (mlp.kind === "dense") return [scored(selfAttn.oProj), scored(mlp.downProj)];
+  const shared = mlp.sharedExperts ? [scored(mlp.sharedExperts.downProj)] : [];
+  return [scored(selfAttn.oProj), ...shared, mlp.experts.down];
+}
+
+/** Throws if the weight is frozen: scores are made of its gradients. */
+function scored({ weight }: Linear): tf.Tensor {
+  return plainTensor("A weight that is to be scored", weight);
 }
 
 function hasChannels({ mlp }: Layer): boolean {
@@ -138,15 +145,15 @@ function coupledWeights({ selfAttn: p, mlp }: Layer): Coupled[] {
       ? [p.qProj, p.kProj, p.vProj]
       : ["qProj" in p.query ? p.query.qProj : p.query.qBProj, p.kvBProj];
   const own: Coupled[] = [
-    ...rows.map(({ weight }): Coupled => ({ weight, unit: "head", perRow: true })),
-    { weight: p.oProj.weight, unit: "head", perRow: false },
+    ...rows.map((one): Coupled => ({ weight: scored(one), unit: "head", perRow: true })),
+    { weight: scored(p.oProj), unit: "head", perRow: false },
   ];
   const dense = mlp.kind === "dense" ? mlp : mlp.sharedExperts;
   if (dense) {
     own.push(
-      { weight: dense.gateProj.weight, unit: "channel", perRow: true },
-      { weight: dense.upProj.weight, unit: "channel", perRow: true },
-      { weight: dense.downProj.weight, unit: "channel", perRow: false },
+      { weight: scored(dense.gateProj), unit: "channel", perRow: true },
+      { weight: scored(dense.upProj), unit: "channel", perRow: true },
+      { weight: scored(dense.downProj), unit: "channel", perRow: false },
     );
   }
   if (mlp.kind === "experts") {

@@ -1,6 +1,7 @@
 // Structured removal: a new, smaller tree that obeys a plan.
 
 import type { ExpertWeights } from "../engine/ops/experts.ts";
+import type { Matrix } from "../engine/packed.ts";
 import * as tf from "../engine/tf.ts";
 import type { DeepSeekConfig, LayerSizes, ModelConfig, Qwen2Config } from "../formats/hfConfig.ts";
 import type { Attention } from "../models/attention.ts";
@@ -8,6 +9,7 @@ import type { Layer, Model } from "../models/decoder.ts";
 import { keepAll } from "./budget.ts";
 import type { GroupedAttention } from "../models/groupedAttention.ts";
 import type { Linear, Mlp } from "../models/layers.ts";
+import { plainTensor, type Table } from "../models/storage.ts";
 import type { LayerPlan, Plan } from "../protocol/report.ts";
 
 /**
@@ -136,12 +138,16 @@ function copyLinear(p: Linear): Linear {
 }
 
 /** A tensor with memory of its own: weights change in place, so a clone that shares memory would change along. */
-export function copy(x: tf.Tensor): tf.Tensor {
-  return x.mul(1);
+export function copy(x: Table): tf.Tensor {
+  return pruned(x).mul(1);
 }
 
-function take(x: tf.Tensor, indices: number[], axis: number): tf.Tensor {
-  return tf.tidy(() => tf.gather(x, tf.tensor1d(indices, "int32"), axis));
+function take(x: Matrix, indices: number[], axis: number): tf.Tensor {
+  return tf.tidy(() => tf.gather(pruned(x), tf.tensor1d(indices, "int32"), axis));
+}
+
+function pruned(x: Table): tf.Tensor {
+  return plainTensor("A weight that is to be pruned", x);
 }
 
 /** Rows of unit i are i*size .. (i+1)*size-1. */

@@ -2,6 +2,8 @@
 
 // B batch, T tokens, D hidden size, V vocabulary, M rows that are looked at.
 
+import { constantTensor } from "../engine/constants.ts";
+import { recomputed } from "../engine/gradients.ts";
 import { headLoss } from "../engine/ops/headLoss.ts";
 import { matmul } from "../engine/ops/matmul.ts";
 import type { RopeTable } from "../engine/ops/rotate.ts";
@@ -13,6 +15,7 @@ import { type GroupedAttention, groupedAttention, groupedCache } from "./grouped
 import { type KvCache, type LayerCache, slotsOf } from "./kvCache.ts";
 import { type Linear, type Mlp, mlp, type Norm, norm } from "./layers.ts";
 import { type Moe, moe, type RouteObserver } from "./moe.ts";
+import type { Table } from "./storage.ts";
 
 export interface DenseMlp extends Mlp {
   kind: "dense";
@@ -37,24 +40,34 @@ export interface MtpLayer {
 
 export interface Model {
   config: ModelConfig;
-  embedTokens: tf.Tensor; // [V, D]
+  embedTokens: Table; // [V, D]
   layers: Layer[];
   norm: Norm; // [D]
   /** Null: tied to the embedding. */
-  lmHead: tf.Tensor | null; // [V, D]
+  lmHead: Table | null; // [V, D]
   mtp: MtpLayer[];
   rope: RopeTable;
 }
 
 export interface ForwardOptions {
   onRoute?: RouteObserver;
+  /** For gradients: remember what enters each layer and compute the rest again. Less memory, a third more work. */
+  recompute?: boolean;
 }
 
 /** Hidden states after the final norm. ids: int32 [B, T] -> [B, T, D]. */
 export function hiddenStates(model: Model, ids: tf.Tensor, options: ForwardOptions = {}): tf.Tensor {
-  const [B, T] = ids.shape as [number, number];
-  const positions = tf.range(0, T, 1, "int32").expandDims(0).tile([B, 1]) as tf.Tensor; // [B, T]
-  return decode(model, takeRows(model.embedTokens, ids), () => ({ positions }), options);
+  const positions = rowPositions(ids.shape as [number, number]);
+  return decode(model, takeRows(model.embedTokens as tf.Tensor, ids), () => ({ positions }), options);
+}
+
+/** 0..T-1 in each of B rows: int32 [B, T]. */
+export function rowPositions([B, T]: [number, number]): tf.Tensor {
+  return constantTensor(
+    Array.from({ length: B * T }, (_, i) => i % T),
+    [B, T],
+    "int32",
+  );
 }
 
 /** The same through the cache: a prompt (T tokens from position 0), or with `decoding` one new token per row. */
@@ -68,20 +81,40 @@ export function cachedHiddenStates(
   const slots = slotsOf(positions, cache.slots);
   const lengths = decoding ? positions.reshape([-1]).add(tf.scalar(1, "int32")) : null;
   const place = (layer: number): Place => ({ positions, cached: { cache: cache.layers[layer], slots, lengths } });
-  return decode(model, takeRows(model.embedTokens, ids), place, {});
+  return decode(model, takeRows(model.embedTokens as tf.Tensor, ids), place, {});
 }
 
+/** Disposes of `embedded`: [B, T, D]. */
 function decode(
   model: Model,
   embedded: tf.Tensor,
   place: (layer: number) => Place,
-  options: ForwardOptions,
+  { onRoute, recompute = false }: ForwardOptions,
 ): tf.Tensor {
-  let x = embedded; // [B, T, D]
+  let x = embedded;
   model.layers.forEach((layer, i) => {
-    x = decoderLayer(layer, x, model, place(i), options.onRoute && ((chosen) => options.onRoute!(i, chosen)));
+    const own = place(i);
+    const observe = onRoute && once((chosen: tf.Tensor) => onRoute(i, chosen));
+    const run = (entering: tf.Tensor) => decoderLayer(layer, entering, model, own, observe);
+    const left = recompute ? recomputed(run, [x], parametersOf(layer)) : tf.tidy(() => run(x));
+    x.dispose(); // What a gradient needs of it is remembered.
+    x = left;
   });
   return norm(model.norm, x, model.config.rmsNormEps);
+}
+
+function once<T>(act: (value: T) => void): (value: T) => void {
+  let done = false;
+  return (value) => {
+    if (!done) act(value);
+    done = true;
+  };
+}
+
+/** Whatever of a layer may be trained. */
+function parametersOf(layer: Layer): tf.Tensor[] {
+  const tensors = tf.tensor_util.getTensorsInContainer(layer as unknown as tf.TensorContainer);
+  return tensors.filter(({ dtype }) => dtype === "float32");
 }
 
 /** x: [B, T, D] -> [B, T, D] */
@@ -105,13 +138,13 @@ export function decoderLayer(
 }
 
 /** The head's weight: [V, D]. */
-export function headWeight(model: Model): tf.Tensor {
+export function headWeight(model: Model): Table {
   return model.lmHead ?? model.embedTokens;
 }
 
 /** h: [M, D] -> [M, V] */
 export function logits(model: Model, h: tf.Tensor): tf.Tensor {
-  return matmul(h, headWeight(model), false, true);
+  return matmul(h, headWeight(model) as tf.Tensor, false, true);
 }
 
 /** What a loss is taken over: ids [B, T] and, of the flattened [B*T] rows, those that predict, what and with what weight. */
@@ -131,7 +164,7 @@ export function languageModelLoss(model: Model, input: LossInput, options: Forwa
 /** The same from hidden states at hand: h is [B, T, D]. */
 export function lossOf(model: Model, h: tf.Tensor, { positions, targets, weights }: LossInput): tf.Scalar {
   const rows = takeRows(h.reshape([-1, h.shape[2]!]), positions); // [M, D]
-  return headLoss(rows, headWeight(model), targets, weights);
+  return headLoss(rows, headWeight(model) as tf.Tensor, targets, weights);
 }
 
 /** An empty cache of `slots` tokens for `rows` rows. The caller disposes of it. */

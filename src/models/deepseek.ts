@@ -7,37 +7,38 @@ import type { Attention } from "./attention.ts";
 import type { DenseMlp, Layer, Model, MtpLayer } from "./decoder.ts";
 import { type Linear, type Mlp, type Norm, ropeTable } from "./layers.ts";
 import type { Moe } from "./moe.ts";
-import { layerSizes, type ReadWeight } from "./weights.ts";
+import type { Maker } from "./storage.ts";
+import { layerSizes } from "./weights.ts";
 
-/** Build the tree. `read` is asked once for every tensor of the checkpoint, by its name there. The caller owns the tree. */
-export function buildDeepSeek(config: DeepSeekConfig, read: ReadWeight, positions: number): Model {
+/** Build the tree. `make` is asked once for every tensor of the checkpoint, by its name there. The caller owns the tree. */
+export function buildDeepSeek(config: DeepSeekConfig, make: Maker, positions: number): Model {
   const { vocabSize, hiddenSize: D, numHiddenLayers: L } = config;
   const model: Model = {
     config,
-    embedTokens: tensor(read, "model.embed_tokens.weight", [vocabSize, D]),
-    layers: Array.from({ length: L }, (_, i) => buildLayer(config, read, i)),
-    norm: norm(read, "model.norm", D),
-    lmHead: config.tieWordEmbeddings ? null : tensor(read, "lm_head.weight", [vocabSize, D]),
-    mtp: Array.from({ length: config.numNextnPredictLayers }, (_, k) => buildMtp(config, read, L + k)),
+    embedTokens: make.table("model.embed_tokens.weight", [vocabSize, D]),
+    layers: Array.from({ length: L }, (_, i) => buildLayer(config, make, i)),
+    norm: norm(make, "model.norm", D),
+    lmHead: config.tieWordEmbeddings ? null : make.table("lm_head.weight", [vocabSize, D]),
+    mtp: Array.from({ length: config.numNextnPredictLayers }, (_, k) => buildMtp(config, make, L + k)),
     rope: ropeTable(positions, config.qkRopeHeadDim, config.ropeTheta, "interleaved", config.ropeScaling),
   };
   return model;
 }
 
-function buildLayer(config: DeepSeekConfig, read: ReadWeight, index: number): Layer {
+function buildLayer(config: DeepSeekConfig, make: Maker, index: number): Layer {
   const at = `model.layers.${index}`;
   const D = config.hiddenSize;
   return {
-    inputLayernorm: norm(read, `${at}.input_layernorm`, D),
-    selfAttn: buildAttention(config, read, index),
-    postAttentionLayernorm: norm(read, `${at}.post_attention_layernorm`, D),
+    inputLayernorm: norm(make, `${at}.input_layernorm`, D),
+    selfAttn: buildAttention(config, make, index),
+    postAttentionLayernorm: norm(make, `${at}.post_attention_layernorm`, D),
     mlp: isExpertLayer(config, index)
-      ? buildMoe(config, read, index)
-      : ({ kind: "dense", ...mlp(read, `${at}.mlp`, D, layerSizes(config, index).intermediate) } satisfies DenseMlp),
+      ? buildMoe(config, make, index)
+      : ({ kind: "dense", ...mlp(make, `${at}.mlp`, D, layerSizes(config, index).intermediate) } satisfies DenseMlp),
   };
 }
 
-function buildAttention(config: DeepSeekConfig, read: ReadWeight, index: number): Attention {
+function buildAttention(config: DeepSeekConfig, make: Maker, index: number): Attention {
   const { hiddenSize: D, qLoraRank, kvLoraRank: R, qkNopeHeadDim: N, qkRopeHeadDim: P, vHeadDim: V } = config;
   const at = `model.layers.${index}.self_attn`;
   const H = layerSizes(config, index).heads;
@@ -45,20 +46,20 @@ function buildAttention(config: DeepSeekConfig, read: ReadWeight, index: number)
     kind: "latent",
     query:
       qLoraRank === null
-        ? { qProj: linear(read, `${at}.q_proj`, [H * (N + P), D]) }
+        ? { qProj: linear(make, `${at}.q_proj`, [H * (N + P), D]) }
         : {
-            qAProj: linear(read, `${at}.q_a_proj`, [qLoraRank, D]),
-            qALayernorm: norm(read, `${at}.q_a_layernorm`, qLoraRank),
-            qBProj: linear(read, `${at}.q_b_proj`, [H * (N + P), qLoraRank]),
+            qAProj: linear(make, `${at}.q_a_proj`, [qLoraRank, D]),
+            qALayernorm: norm(make, `${at}.q_a_layernorm`, qLoraRank),
+            qBProj: linear(make, `${at}.q_b_proj`, [H * (N + P), qLoraRank]),
           },
-    kvAProjWithMqa: linear(read, `${at}.kv_a_proj_with_mqa`, [R + P, D]),
-    kvALayernorm: norm(read, `${at}.kv_a_layernorm`, R),
-    kvBProj: linear(read, `${at}.kv_b_proj`, [H * (N + V), R]),
-    oProj: linear(read, `${at}.o_proj`, [D, H * V]),
+    kvAProjWithMqa: linear(make, `${at}.kv_a_proj_with_mqa`, [R + P, D]),
+    kvALayernorm: norm(make, `${at}.kv_a_layernorm`, R),
+    kvBProj: linear(make, `${at}.kv_b_proj`, [H * (N + V), R]),
+    oProj: linear(make, `${at}.o_proj`, [D, H * V]),
   };
 }
 
-function buildMoe(config: DeepSeekConfig, read: ReadWeight, index: number): Moe {
+function buildMoe(config: DeepSeekConfig, make: Maker, index: number): Moe {
   const at = `model.layers.${index}.mlp`;
   const D = config.hiddenSize;
   const sizes = layerSizes(config, index);
@@ -66,15 +67,15 @@ function buildMoe(config: DeepSeekConfig, read: ReadWeight, index: number): Moe 
   const hasBias = config.topkMethod === "noaux_tc";
   return {
     kind: "experts",
-    gate: linear(read, `${at}.gate`, [E, D]),
-    eScoreCorrectionBias: hasBias ? tensor(read, `${at}.gate.e_score_correction_bias`, [E]) : tf.zeros([E]),
-    experts: stackExperts(read, `${at}.experts`, D, sizes.experts),
-    sharedExperts: sizes.shared > 0 ? mlp(read, `${at}.shared_experts`, D, sizes.shared) : null,
+    gate: { weight: make.plain(`${at}.gate.weight`, [E, D]) }, // Small, and a choice hangs on it: never packed.
+    eScoreCorrectionBias: hasBias ? make.plain(`${at}.gate.e_score_correction_bias`, [E]) : tf.zeros([E]),
+    experts: stackExperts(make, `${at}.experts`, D, sizes.experts),
+    sharedExperts: sizes.shared > 0 ? mlp(make, `${at}.shared_experts`, D, sizes.shared) : null,
   };
 }
 
 /** The checkpoint has one set of matrices per expert; the tree has them one below the other. */
-function stackExperts(read: ReadWeight, at: string, D: number, widths: number[]): ExpertWeights {
+function stackExperts(make: Maker, at: string, D: number, widths: number[]): ExpertWeights {
   const offsets = [0];
   for (const width of widths) offsets.push(offsets.at(-1) + width);
   const S = offsets.at(-1);
@@ -82,42 +83,38 @@ function stackExperts(read: ReadWeight, at: string, D: number, widths: number[])
   const up = new Float32Array(S * D);
   const down = new Float32Array(D * S);
   widths.forEach((width, e) => {
-    gate.set(read(`${at}.${e}.gate_proj.weight`, [width, D]), offsets[e] * D);
-    up.set(read(`${at}.${e}.up_proj.weight`, [width, D]), offsets[e] * D);
-    const own = read(`${at}.${e}.down_proj.weight`, [D, width]);
+    gate.set(make.read(`${at}.${e}.gate_proj.weight`, [width, D]), offsets[e] * D);
+    up.set(make.read(`${at}.${e}.up_proj.weight`, [width, D]), offsets[e] * D);
+    const own = make.read(`${at}.${e}.down_proj.weight`, [D, width]);
     for (let d = 0; d < D; d++) down.set(own.subarray(d * width, (d + 1) * width), d * S + offsets[e]);
   });
   return { gate: tf.tensor2d(gate, [S, D]), up: tf.tensor2d(up, [S, D]), down: tf.tensor2d(down, [D, S]), offsets };
 }
 
-function buildMtp(config: DeepSeekConfig, read: ReadWeight, index: number): MtpLayer {
+function buildMtp(config: DeepSeekConfig, make: Maker, index: number): MtpLayer {
   const at = `model.layers.${index}`;
   const D = config.hiddenSize;
   return {
-    enorm: norm(read, `${at}.enorm`, D),
-    hnorm: norm(read, `${at}.hnorm`, D),
-    ehProj: linear(read, `${at}.eh_proj`, [D, 2 * D]),
-    layer: buildLayer(config, read, index),
-    sharedHeadNorm: norm(read, `${at}.shared_head.norm`, D),
+    enorm: norm(make, `${at}.enorm`, D),
+    hnorm: norm(make, `${at}.hnorm`, D),
+    ehProj: linear(make, `${at}.eh_proj`, [D, 2 * D]),
+    layer: buildLayer(config, make, index),
+    sharedHeadNorm: norm(make, `${at}.shared_head.norm`, D),
   };
 }
 
-function tensor(read: ReadWeight, name: string, shape: number[]): tf.Tensor {
-  return tf.tensor(read(name, shape), shape, "float32");
+function linear(make: Maker, at: string, shape: [number, number]): Linear {
+  return { weight: make.matrix(`${at}.weight`, shape) };
 }
 
-function linear(read: ReadWeight, at: string, shape: [number, number]): Linear {
-  return { weight: tensor(read, `${at}.weight`, shape) };
+function norm(make: Maker, at: string, width: number): Norm {
+  return { weight: make.plain(`${at}.weight`, [width]) };
 }
 
-function norm(read: ReadWeight, at: string, width: number): Norm {
-  return { weight: tensor(read, `${at}.weight`, [width]) };
-}
-
-function mlp(read: ReadWeight, at: string, D: number, F: number): Mlp {
+function mlp(make: Maker, at: string, D: number, F: number): Mlp {
   return {
-    gateProj: linear(read, `${at}.gate_proj`, [F, D]),
-    upProj: linear(read, `${at}.up_proj`, [F, D]),
-    downProj: linear(read, `${at}.down_proj`, [D, F]),
+    gateProj: linear(make, `${at}.gate_proj`, [F, D]),
+    upProj: linear(make, `${at}.up_proj`, [F, D]),
+    downProj: linear(make, `${at}.down_proj`, [D, F]),
   };
 }

@@ -1,11 +1,15 @@
 // The small parts that both families share: linear maps (with an optional LoRA adapter), norms, the gated MLP, rotary tables.
 
+import { constantTensor } from "../engine/constants.ts";
 import { matmul } from "../engine/ops/matmul.ts";
 import { rmsNorm } from "../engine/ops/rmsNorm.ts";
 import type { RopeTable, RotaryLayout } from "../engine/ops/rotate.ts";
 import { swiGlu } from "../engine/ops/swiGlu.ts";
+import { takeRows } from "../engine/ops/takeRows.ts";
+import { isPacked, type Matrix } from "../engine/packed.ts";
 import * as tf from "../engine/tf.ts";
 import type { Yarn } from "../formats/hfConfig.ts";
+import { plainTensor } from "./storage.ts";
 
 /** A LoRA adapter (Hu et al., 2021, eq. 3): adds scale * B(A(x)). */
 export interface Lora {
@@ -16,7 +20,7 @@ export interface Lora {
 }
 
 export interface Linear {
-  weight: tf.Tensor; // [out, in]
+  weight: Matrix; // [out, in]
   bias?: tf.Tensor; // [out]
   lora?: Lora;
 }
@@ -31,21 +35,39 @@ export interface Mlp {
   downProj: Linear; // [D, F]
 }
 
-/** x: [..., in] -> [..., out] */
-export function linear(p: Linear, x: tf.Tensor): tf.Tensor {
+/** x: [..., in] -> [..., out]; `residual`: [..., out] is added. */
+export function linear(p: Linear, x: tf.Tensor, residual?: tf.Tensor): tf.Tensor {
   const [out, width] = p.weight.shape as [number, number];
   const flat = x.reshape([-1, width]); // [N, in]
-  let y = matmul(flat, p.weight, false, true); // [N, out]
+  let y = matmul(flat, plainTensor("weight", p.weight), false, true); // [N, out]
   if (p.bias) y = y.add(p.bias);
   if (p.lora) y = y.add(matmul(matmul(flat, p.lora.a, false, true).mul(p.lora.scale), p.lora.b, false, true));
-  return y.reshape([...x.shape.slice(0, -1), out]);
+  const shaped = y.reshape([...x.shape.slice(0, -1), out]);
+  return residual ? shaped.add(residual) : shaped;
 }
 
-/** The weight that a linear map with its adapter amounts to: [out, in]. A new tensor. */
+/** Several maps of one input: x: [..., in] -> [..., out] for each. */
+export function linears(maps: Linear[], x: tf.Tensor): tf.Tensor[] {
+  return maps.map((p) => linear(p, x));
+}
+
+/** The weight that a linear map with its adapter amounts to: [out, in]. A new tensor, float32 whatever the weight is. */
 export function mergedWeight(p: Linear): tf.Tensor {
-  if (!p.lora) return p.weight.clone();
-  const { a, b, scale } = p.lora;
-  return tf.tidy(() => p.weight.add(matmul(b, a).mul(scale)));
+  return tf.tidy(() => {
+    const weight = asTensor(p.weight);
+    return p.lora ? weight.add(matmul(p.lora.b, p.lora.a).mul(p.lora.scale)) : weight;
+  });
+}
+
+/** A new tensor of a matrix's values. */
+function asTensor(matrix: Matrix): tf.Tensor {
+  if (!isPacked(matrix)) return matrix.clone();
+  const rows = constantTensor(
+    Array.from({ length: matrix.shape[0] }, (_, i) => i),
+    [matrix.shape[0]],
+    "int32",
+  );
+  return takeRows(matrix as unknown as tf.Tensor, rows);
 }
 
 /** x: [..., D] -> [..., D] */
@@ -53,9 +75,10 @@ export function norm(p: Norm, x: tf.Tensor, eps: number): tf.Tensor {
   return rmsNorm(x, p.weight, eps);
 }
 
-/** x: [..., D] -> [..., D] */
-export function mlp(p: Mlp, x: tf.Tensor): tf.Tensor {
-  return linear(p.downProj, swiGlu(linear(p.gateProj, x), linear(p.upProj, x)));
+/** x: [..., D] -> [..., D]; `residual`: [..., D] is added. */
+export function mlp(p: Mlp, x: tf.Tensor, residual?: tf.Tensor): tf.Tensor {
+  const [gate, up] = linears([p.gateProj, p.upProj], x); // [..., F]
+  return linear(p.downProj, swiGlu(gate, up), residual);
 }
 
 /**

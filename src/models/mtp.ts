@@ -2,7 +2,7 @@
 
 import { takeRows } from "../engine/ops/takeRows.ts";
 import * as tf from "../engine/tf.ts";
-import { decoderLayer, type LossInput, lossOf, type Model } from "./decoder.ts";
+import { decoderLayer, type LossInput, lossOf, type Model, rowPositions } from "./decoder.ts";
 import { linear, norm } from "./layers.ts";
 
 /**
@@ -18,9 +18,12 @@ export function mtpLoss(model: Model, h: tf.Tensor, input: LossInput): tf.Scalar
   const { rmsNormEps: eps } = model.config;
   const [B, T] = input.ids.shape as [number, number];
   const next = tf.concat([input.ids.slice([0, 1], [B, T - 1]), input.ids.slice([0, T - 1], [B, 1])], 1); // [B, T]
-  const embedded = norm(module.enorm, takeRows(model.embedTokens, next), eps);
+  const embedded = norm(module.enorm, takeRows(model.embedTokens as tf.Tensor, next), eps);
   const joined = linear(module.ehProj, tf.concat([embedded, norm(module.hnorm, h, eps)], -1)); // [B, T, D]
-  const positions = tf.range(0, T, 1, "int32").expandDims(0).tile([B, 1]) as tf.Tensor;
-  const out = norm(module.sharedHeadNorm, decoderLayer(module.layer, joined, model, { positions }), eps);
+  const out = norm(
+    module.sharedHeadNorm,
+    decoderLayer(module.layer, joined, model, { positions: rowPositions([B, T]) }),
+    eps,
+  );
   return lossOf(model, out, input);
 }

@@ -1,36 +1,35 @@
 // Qwen2, the architecture of DeepSeek-R1-Distill-Qwen-1.5B: the tree of a checkpoint's tensors.
 
-import * as tf from "../engine/tf.ts";
 import type { Qwen2Config } from "../formats/hfConfig.ts";
 import type { Layer, Model } from "./decoder.ts";
 import { type Linear, ropeTable } from "./layers.ts";
-import { layerSizes, type ReadWeight } from "./weights.ts";
+import type { Maker } from "./storage.ts";
+import { layerSizes } from "./weights.ts";
 
-/** Build the tree. `read` is asked once for every tensor of the checkpoint, by its name there. The caller owns the tree. */
-export function buildQwen2(config: Qwen2Config, read: ReadWeight, positions: number): Model {
+/** Build the tree. `make` is asked once for every tensor of the checkpoint, by its name there. The caller owns the tree. */
+export function buildQwen2(config: Qwen2Config, make: Maker, positions: number): Model {
   const { vocabSize, hiddenSize } = config;
-  const tensor = (name: string, shape: number[]) => tf.tensor(read(name, shape), shape, "float32");
   return {
     config,
-    embedTokens: tensor("model.embed_tokens.weight", [vocabSize, hiddenSize]),
-    layers: Array.from({ length: config.numHiddenLayers }, (_, i) => buildLayer(config, tensor, i)),
-    norm: { weight: tensor("model.norm.weight", [hiddenSize]) },
-    lmHead: config.tieWordEmbeddings ? null : tensor("lm_head.weight", [vocabSize, hiddenSize]),
+    embedTokens: make.table("model.embed_tokens.weight", [vocabSize, hiddenSize]),
+    layers: Array.from({ length: config.numHiddenLayers }, (_, i) => buildLayer(config, make, i)),
+    norm: { weight: make.plain("model.norm.weight", [hiddenSize]) },
+    lmHead: config.tieWordEmbeddings ? null : make.table("lm_head.weight", [vocabSize, hiddenSize]),
     mtp: [],
     rope: ropeTable(positions, config.headDim, config.ropeTheta, "half", config.ropeScaling),
   };
 }
 
-function buildLayer(config: Qwen2Config, tensor: (name: string, shape: number[]) => tf.Tensor, index: number): Layer {
+function buildLayer(config: Qwen2Config, make: Maker, index: number): Layer {
   const { hiddenSize, headDim } = config;
   const { heads, keyValueHeads, intermediate } = layerSizes(config, index);
   const at = `model.layers.${index}`;
   const linear = (name: string, out: number, width: number, bias = false): Linear => ({
-    weight: tensor(`${at}.${name}.weight`, [out, width]),
-    ...(bias ? { bias: tensor(`${at}.${name}.bias`, [out]) } : {}),
+    weight: make.matrix(`${at}.${name}.weight`, [out, width]),
+    ...(bias ? { bias: make.plain(`${at}.${name}.bias`, [out]) } : {}),
   });
   return {
-    inputLayernorm: { weight: tensor(`${at}.input_layernorm.weight`, [hiddenSize]) },
+    inputLayernorm: { weight: make.plain(`${at}.input_layernorm.weight`, [hiddenSize]) },
     selfAttn: {
       kind: "grouped",
       qProj: linear("self_attn.q_proj", heads * headDim, hiddenSize, true),
@@ -38,7 +37,7 @@ function buildLayer(config: Qwen2Config, tensor: (name: string, shape: number[])
       vProj: linear("self_attn.v_proj", keyValueHeads * headDim, hiddenSize, true),
       oProj: linear("self_attn.o_proj", hiddenSize, heads * headDim),
     },
-    postAttentionLayernorm: { weight: tensor(`${at}.post_attention_layernorm.weight`, [hiddenSize]) },
+    postAttentionLayernorm: { weight: make.plain(`${at}.post_attention_layernorm.weight`, [hiddenSize]) },
     mlp: {
       kind: "dense",
       gateProj: linear("mlp.gate_proj", intermediate, hiddenSize),

@@ -13,32 +13,45 @@ import {
 import type { ModelSize } from "../protocol/report.ts";
 import type { Layer, Model, MtpLayer } from "./decoder.ts";
 import { buildDeepSeek } from "./deepseek.ts";
-import type { Lora } from "./layers.ts";
+import type { Linear, Mlp } from "./layers.ts";
 import { buildQwen2 } from "./qwen2.ts";
-
-/** Hands out a tensor of the checkpoint by name; the shape is what the config makes of it. */
-export type ReadWeight = (name: string, shape: number[]) => Float32Array;
+import {
+  type Maker,
+  makerOf,
+  plainTensor,
+  type ReadWeight,
+  type Storage,
+  type Table,
+  tableShape,
+  tableValues,
+  tensorsOf,
+} from "./storage.ts";
 
 /** Longest context for which rotary angles are tabled, unless the config asks for less. */
 const MOST_POSITIONS = 4096;
 
-/** Build the tree of either family. */
-export function buildModel(config: ModelConfig, read: ReadWeight): Model {
+/** Build the tree of either family, its matrices stored as asked. */
+export function buildModel(config: ModelConfig, read: ReadWeight, storage: Storage = "f32"): Model {
+  return buildModelFrom(config, makerOf(read, storage));
+}
+
+/** Build the tree of either family from tensors as `make` makes them. */
+export function buildModelFrom(config: ModelConfig, make: Maker): Model {
   const positions = Math.min(config.maxPositionEmbeddings, MOST_POSITIONS);
   const build = () =>
-    config.family === "deepseek" ? buildDeepSeek(config, read, positions) : buildQwen2(config, read, positions);
-  // If `read` throws half way, what was built before it does not stay in memory.
+    config.family === "deepseek" ? buildDeepSeek(config, make, positions) : buildQwen2(config, make, positions);
+  // If `make` throws half way, what was built before it does not stay in memory.
   return tf.tidy(() => build() as unknown as tf.TensorContainer) as unknown as Model;
 }
 
 /**
- * Load a checkpoint. Throws a sentence for a tensor that is missing, has another shape than the config says, or is not
- * the model's.
+ * Load a checkpoint, its matrices stored as asked. Throws a sentence for a tensor that is missing, has another shape than
+ * the config says, or is not the model's.
  */
-export function loadModel(config: ModelConfig, bytes: Uint8Array): Model {
+export function loadModel(config: ModelConfig, bytes: Uint8Array, storage: Storage = "f32"): Model {
   const tensors = readSafetensors(bytes);
   const left = new Set(tensors.keys());
-  const read: ReadWeight = (name, shape) => {
+  const read: ReadWeight = (name, shape, rows) => {
     const found = tensors.get(name);
     if (!found) {
       throw new Error(
@@ -52,9 +65,11 @@ export function loadModel(config: ModelConfig, bytes: Uint8Array): Model {
       );
     }
     left.delete(name);
-    return decodeToFloat32(found.dtype, found.data);
+    if (!rows) return decodeToFloat32(found.dtype, found.data);
+    const rowBytes = found.data.length / shape[0];
+    return decodeToFloat32(found.dtype, found.data.subarray(rows[0] * rowBytes, rows[1] * rowBytes));
   };
-  const model = buildModel(config, read);
+  const model = buildModel(config, read, storage);
   for (const name of left) {
     // A tied model may carry a copy of its head; old checkpoints carry rotary tables; a multi-token prediction layer
     // carries copies of the embedding and the head.
@@ -77,9 +92,9 @@ export function loadModel(config: ModelConfig, bytes: Uint8Array): Model {
  * with 1 / sqrt(inputs), and those back into the residual stream smaller by sqrt(2 * layers) (Radford et al., 2019,
  * section 2.3); norms 1, biases 0. The range alone, made for widths in the thousands, starts a narrow model too flat.
  */
-export function initModel(config: ModelConfig, seed: number): Model {
+export function initModel(config: ModelConfig, seed: number, storage: Storage = "f32"): Model {
   let stream = 0;
-  return buildModel(config, (name, shape) => {
+  const draw = (name: string, shape: number[]): Float32Array => {
     stream += 1;
     const size = tf.util.sizeFromShape(shape);
     if (name.endsWith("norm.weight")) return new Float32Array(size).fill(1);
@@ -87,7 +102,18 @@ export function initModel(config: ModelConfig, seed: number): Model {
     if (/embed_tokens|lm_head/.test(name)) return normalValues(size, config.initializerRange, seed, stream);
     const residual = /(o_proj|down_proj)\.weight$/.test(name) ? Math.sqrt(2 * config.numHiddenLayers) : 1;
     return normalValues(size, 1 / (residual * Math.sqrt(shape[1])), seed, stream);
-  });
+  };
+  return buildModel(config, inRows(draw), storage);
+}
+
+/** Answers for rows from a tensor that was drawn as a whole, which is kept until the next one. */
+function inRows(draw: (name: string, shape: number[]) => Float32Array): ReadWeight {
+  let latest: { name: string; values: Float32Array } = { name: "", values: new Float32Array() };
+  return (name, shape, rows) => {
+    if (!rows) return draw(name, shape);
+    if (latest.name !== name) latest = { name, values: draw(name, shape) };
+    return latest.values.subarray(rows[0] * shape[1], rows[1] * shape[1]);
+  };
 }
 
 /** Sizes of a layer that pruning may have changed. */
@@ -111,19 +137,33 @@ export interface NamedTensor {
   tensor: tf.Tensor;
 }
 
-/** Every weight of the tree, adapters apart, by name, in the tree's order. */
+/**
+ * Every weight of the tree, adapters apart, by name, in the tree's order. Throws if some are stored small or in pieces:
+ * those are frozen.
+ */
 export function namedWeights(model: Model): NamedTensor[] {
-  const found = new Map<string, tf.Tensor>();
-  const put = (name: string, tensor: tf.Tensor | undefined) => tensor && found.set(name, tensor);
+  return namedTables(model).map(({ name, table }) => ({ name, tensor: plainTensor(name, table) }));
+}
+
+export interface NamedTable {
+  /** As for NamedTensor. */
+  name: string;
+  table: Table;
+}
+
+/** The same however they are stored. */
+export function namedTables(model: Model): NamedTable[] {
+  const found = new Map<string, Table>();
+  const put: Put = (name, table) => table && found.set(name, table);
   put("model.embed_tokens.weight", model.embedTokens);
   model.layers.forEach((layer, i) => putLayer(`model.layers.${i}`, layer, put));
   model.mtp.forEach((mtp, k) => putMtp(`model.layers.${model.layers.length + k}`, mtp, put));
   put("model.norm.weight", model.norm.weight);
   if (model.lmHead) put("lm_head.weight", model.lmHead);
-  return [...found].map(([name, tensor]) => ({ name, tensor }));
+  return [...found].map(([name, table]) => ({ name, table }));
 }
 
-type Put = (name: string, tensor: tf.Tensor | undefined) => unknown;
+type Put = (name: string, table: Table | undefined) => unknown;
 
 function putLayer(at: string, layer: Layer, put: Put): void {
   put(`${at}.input_layernorm.weight`, layer.inputLayernorm.weight);
@@ -145,14 +185,8 @@ function putLayer(at: string, layer: Layer, put: Put): void {
   if (mlp.sharedExperts) putMlp(`${at}.mlp.shared_experts`, mlp.sharedExperts, put);
 }
 
-interface WithWeight {
-  weight: tf.Tensor;
-  bias?: tf.Tensor;
-  lora?: Lora;
-}
-
-/** An attention's parts by their names in the checkpoint. */
-function attentionParts({ selfAttn: p }: Layer): [string, WithWeight][] {
+/** An attention's parts by their names in the checkpoint; those with "proj" in it are linear maps. */
+function attentionParts({ selfAttn: p }: Layer): [string, Linear][] {
   if (p.kind === "grouped") {
     return [
       ["q_proj", p.qProj],
@@ -161,7 +195,7 @@ function attentionParts({ selfAttn: p }: Layer): [string, WithWeight][] {
       ["o_proj", p.oProj],
     ];
   }
-  const query: [string, WithWeight][] =
+  const query: [string, Linear][] =
     "qProj" in p.query
       ? [["q_proj", p.query.qProj]]
       : [
@@ -178,7 +212,7 @@ function attentionParts({ selfAttn: p }: Layer): [string, WithWeight][] {
   ];
 }
 
-function putMlp(at: string, p: { gateProj: WithWeight; upProj: WithWeight; downProj: WithWeight }, put: Put): void {
+function putMlp(at: string, p: Mlp, put: Put): void {
   put(`${at}.gate_proj.weight`, p.gateProj.weight);
   put(`${at}.up_proj.weight`, p.upProj.weight);
   put(`${at}.down_proj.weight`, p.downProj.weight);
@@ -194,7 +228,7 @@ function putMtp(at: string, p: MtpLayer, put: Put): void {
 
 /** Dispose of every tensor of the tree, adapters and tables too. */
 export function disposeModel(model: Model): void {
-  tf.dispose(namedWeights(model).map(({ tensor }) => tensor));
+  tf.dispose(namedTables(model).flatMap(({ table }) => tensorsOf(table)));
   tf.dispose([model.rope.cos, model.rope.sin]);
   for (const {
     linear: { lora },
@@ -203,7 +237,7 @@ export function disposeModel(model: Model): void {
 }
 
 /** Every two-dimensional linear map that can carry an adapter, by its module's name in the checkpoint: the tree's own objects. */
-export function linearSlots(model: Model): { name: string; linear: WithWeight }[] {
+export function linearSlots(model: Model): { name: string; linear: Linear }[] {
   return model.layers.flatMap((layer, i) => {
     const at = `model.layers.${i}`;
     const own = attentionParts(layer)
@@ -227,21 +261,20 @@ export async function checkpointTensors(
   model: Model,
 ): Promise<{ name: string; shape: number[]; values: Float32Array }[]> {
   const out: { name: string; shape: number[]; values: Float32Array }[] = [];
-  for (const { name, tensor } of storedWeights(model)) {
-    const values = (await tensor.data()) as Float32Array;
+  for (const { name, table } of storedTables(model)) {
+    const [shape, values] = [tableShape(table), await tableValues(table)];
     const stacked = /^(model\.layers\.(\d+)\.mlp\.experts)\.(\w+)\.weight$/.exec(name);
-    if (stacked)
-      out.push(...unstack(stacked[1], stacked[3], offsetsOf(model, Number(stacked[2])), tensor.shape, values));
-    else out.push({ name, shape: tensor.shape.slice(), values });
+    if (stacked) out.push(...unstack(stacked[1], stacked[3], offsetsOf(model, Number(stacked[2])), shape, values));
+    else out.push({ name, shape, values });
   }
   return out;
 }
 
 /** The weights that are in the checkpoint: V2's router has no bias, the zeros in its place are the tree's own. */
-function storedWeights(model: Model): NamedTensor[] {
+function storedTables(model: Model): NamedTable[] {
   const { config } = model;
   const biased = config.family === "deepseek" && config.topkMethod === "noaux_tc";
-  return namedWeights(model).filter(({ name }) => biased || !name.endsWith("e_score_correction_bias"));
+  return namedTables(model).filter(({ name }) => biased || !name.endsWith("e_score_correction_bias"));
 }
 
 function offsetsOf(model: Model, index: number): number[] {
@@ -262,7 +295,7 @@ function unstack(at: string, projection: string, offsets: number[], shape: numbe
   });
 }
 
-/** The checkpoint as a safetensors file. The router's bias stays float32 whatever the rest is stored as. */
+/** The checkpoint as a safetensors file, what is stored small as what it stands for. The router's bias stays float32 whatever the rest is stored as. */
 export async function saveModel(model: Model, dtype: "F32" | "F16" | "BF16"): Promise<Uint8Array> {
   const tensors = await checkpointTensors(model);
   return writeSafetensors(
@@ -285,9 +318,10 @@ export function modelSize(model: Model): ModelSize {
     router: 0,
     norms: 0,
   };
-  for (const { name, tensor } of storedWeights(model)) {
-    size.total += tensor.size;
-    size[kindOf(name)] += tensor.size;
+  for (const { name, table } of storedTables(model)) {
+    const parameters = tf.util.sizeFromShape(tableShape(table));
+    size.total += parameters;
+    size[kindOf(name)] += parameters;
   }
   return size;
 }

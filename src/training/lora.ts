@@ -5,6 +5,7 @@ import * as tf from "../engine/tf.ts";
 import { type Adapter, adapterScale } from "../formats/peftAdapter.ts";
 import type { Model } from "../models/decoder.ts";
 import { type Lora, mergedWeight } from "../models/layers.ts";
+import { plainTensor } from "../models/storage.ts";
 import { linearSlots, type NamedTensor } from "../models/weights.ts";
 
 export interface LoraSettings {
@@ -48,13 +49,17 @@ export function loraTensors(model: Model): NamedTensor[] {
   );
 }
 
-/** Add every adapter into its weight and take it off. The model computes the same, up to rounding. */
+/**
+ * Add every adapter into its weight and take it off. The model computes the same, up to rounding.
+ *
+ * Throws if the base is stored small: a sum with an adapter would lose in the blocks what was learned.
+ */
 export function mergeLora(model: Model): void {
-  for (const { linear } of linearSlots(model)) {
+  for (const { name, linear } of linearSlots(model)) {
     if (!linear.lora) continue;
-    const merged = mergedWeight(linear);
-    linear.weight.dispose();
-    linear.weight = merged;
+    const base = plainTensor(`The base of the adapter on ${name}`, linear.weight);
+    linear.weight = mergedWeight(linear);
+    base.dispose();
     dropAdapter(linear);
   }
 }

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { valueAndGradients } from "../../src/engine/gradients.ts";
 import { rankCorrelation, scoreUnits } from "../../src/loar/importance.ts";
+import type * as tf from "../../src/engine/tf.ts";
 import { languageModelLoss, type Model } from "../../src/models/decoder.ts";
 import { disposeModel } from "../../src/models/weights.ts";
 import type { Batch } from "../../src/protocol/data.ts";
@@ -149,7 +150,7 @@ describe("the mean gradient score", () => {
     const { layers } = await scoreUnits(model, samples, "meanGradient");
     const p = model.layers[1].selfAttn;
     if (p.kind !== "grouped") throw new Error("not grouped attention");
-    const leaves = [p.qProj, p.kProj, p.vProj, p.oProj].map(({ weight }) => weight);
+    const leaves = [p.qProj, p.kProj, p.vProj, p.oProj].map(({ weight }) => weight as tf.Tensor);
     let total = 0;
     for (const sample of samples) {
       const { gradients } = valueAndGradients(() => languageModelLoss(model, lossInput(sample)), leaves);

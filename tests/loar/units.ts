@@ -21,8 +21,8 @@ export function columnsOf(
   { layer, kind, index, channel }: Unit,
 ): { holder: Holder; columns: number[] }[] {
   const { selfAttn, mlp } = model.layers[layer];
-  const output = selfAttn.oProj;
-  const dense = mlp.kind === "dense" ? mlp.downProj : mlp.sharedExperts?.downProj;
+  const output = selfAttn.oProj as Holder;
+  const dense = (mlp.kind === "dense" ? mlp.downProj : mlp.sharedExperts?.downProj) as Holder | undefined;
   const routed = mlp.kind === "experts" ? expertsHolder(mlp.experts) : null;
   const offsets = mlp.kind === "experts" ? mlp.experts.offsets : [];
   const all = (holder: Holder) => ({ holder, columns: range(0, holder.weight.shape[1]!) });

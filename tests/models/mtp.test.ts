@@ -34,9 +34,9 @@ function definition(model: Model, h: tf.Tensor, { ids, positions, targets, weigh
   const scaled = (x: tf.Tensor, weight: tf.Tensor) => x.div(x.square().mean(-1, true).add(eps).sqrt()).mul(weight);
   const tokens = ids.arraySync() as number[][];
   const next = tokens.flatMap((row) => [...row.slice(1), row[T - 1]]);
-  const embedded = tf.gather(model.embedTokens, tf.tensor1d(next, "int32")).reshape([B, T, D]);
+  const embedded = tf.gather(model.embedTokens as tf.Tensor, tf.tensor1d(next, "int32")).reshape([B, T, D]);
   const both = tf.concat([scaled(embedded, module.enorm.weight), scaled(h, module.hnorm.weight)], 2);
-  const z = tf.matMul(both.reshape([B * T, 2 * D]), module.ehProj.weight, false, true);
+  const z = tf.matMul(both.reshape([B * T, 2 * D]), module.ehProj.weight as tf.Tensor, false, true);
   const place = {
     positions: tf.tensor2d(
       tokens.map((row) => row.map((_, t) => t)),
