@@ -27,6 +27,11 @@ export class GpuMemoryError extends Error {
   override name = "GpuMemoryError";
 }
 
+/** The GPU refused work; of what was handed over with it nothing was done. */
+export class GpuRefusedError extends Error {
+  override name = "GpuRefusedError";
+}
+
 const errors: GpuErrors = { count: 0, latest: null };
 const lossListeners = new Set<(reason: string) => void>();
 
@@ -55,7 +60,7 @@ export function adapterFacts(adapter: GPUAdapter): AdapterFacts {
 export async function startGpu(adapter: GPUAdapter): Promise<void> {
   const device = await requestDevice(adapter);
   const { GpuBackend } = await import("./gpuBackend.ts"); // Half a megabyte that a machine without a GPU never loads.
-  const backend = new GpuBackend(device, adapter.info);
+  const backend = new GpuBackend(device, adapter.info, adapterFacts(adapter).software);
   device.addEventListener("uncapturederror", (event) => reportGpuError(event.error.message));
   void device.lost.then((info) => {
     if (backend.stopped) return; // We let go of it ourselves.
@@ -77,9 +82,22 @@ export function gpuBackend(): GpuBackend {
   return tf.backend() as GpuBackend;
 }
 
+/** Whether the active GPU computes on the processor: barriers are slow there. */
+export function softwareGpu(): boolean {
+  return gpuBackend().software;
+}
+
 /** The device's error count and latest message. Whoever reads results back compares the count with the one before. */
 export function gpuErrors(): Readonly<GpuErrors> {
   return { ...errors };
+}
+
+/** Do `work` and fail with a GpuRefusedError, made of the sentence that `tell` gives, if the GPU reported an error meanwhile. */
+export async function watchingErrors<T>(work: () => Promise<T>, tell: (latest: string) => string): Promise<T> {
+  const before = errors.count;
+  const result = await work();
+  if (errors.count > before) throw new GpuRefusedError(tell(errors.latest ?? "no reason given"));
+  return result;
 }
 
 /** Count an error that the GPU told somebody else about (an error scope, say). */

@@ -74,7 +74,12 @@ export class GpuBackend extends WebGPUBackend {
   #slotsUsed = 0;
   #stopped = false;
 
-  constructor(device: GPUDevice, info: GPUAdapterInfo) {
+  constructor(
+    device: GPUDevice,
+    info: GPUAdapterInfo,
+    /** Whether the adapter computes on the processor. */
+    readonly software: boolean,
+  ) {
     super(device, info);
     this.#knowRanges();
     this.uniformSlotBytes = device.limits.minUniformBufferOffsetAlignment;

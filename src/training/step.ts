@@ -1,6 +1,6 @@
 // One step of training: loss, gradients and update, recorded once for each shape of batch and replayed from there.
 
-import { gpuErrors } from "../engine/device.ts";
+import { watchingErrors } from "../engine/device.ts";
 import { valueAndGradients } from "../engine/gradients.ts";
 import { adamW, adamWRates } from "../engine/ops/adamW.ts";
 import { overwrite, type Recording, record } from "../engine/record.ts";
@@ -41,7 +41,6 @@ export function createStepper(model: Model, optimizer: Optimizer, options: Stepp
   const all = optimizer.parameters.map(() => true);
 
   async function step(batch: Batch, learningRate: number, active: boolean[] = all): Promise<number> {
-    const errorsBefore = gpuErrors().count;
     const key = `${batch.rows} ${batch.length} ${batch.positions.length} ${active.map(Number).join("")}`;
     const own = recorded.get(key) ?? (await recordStep(model, optimizer, batch, active, options));
     recorded.delete(key);
@@ -56,9 +55,15 @@ export function createStepper(model: Model, optimizer: Optimizer, options: Stepp
     overwrite(own.input.targets, batch.targets);
     overwrite(own.input.weights, batch.weights);
     overwrite(own.rates, adamWRates(learningRate, optimizer.step + 1, optimizer.settings));
-    const [loss] = await own.recording.replay().data();
-    check(loss, errorsBefore, optimizer.step + 1);
-    optimizer.step += 1;
+    const next = optimizer.step + 1;
+    const [loss] = await watchingErrors(
+      () => own.recording.replay().data(),
+      (latest) => `The GPU refused step ${next}, and nothing of it was done (${latest}). Go on on the CPU.`,
+    );
+    if (!Number.isFinite(loss)) {
+      throw new Error(`The loss became ${loss} at step ${next}, which was not done. Lower the learning rate and resume.`);
+    }
+    optimizer.step = next;
     return loss;
   }
 
@@ -98,16 +103,4 @@ async function recordStep(
 function disposeStep({ input, rates, recording }: RecordedStep): void {
   recording.dispose();
   tf.dispose([...Object.values(input), rates]);
-}
-
-function check(loss: number, errorsBefore: number, step: number): void {
-  const { count, latest } = gpuErrors();
-  if (count > errorsBefore) {
-    throw new Error(
-      `The GPU refused step ${step}, and nothing of it was done (${latest}). Go on on the CPU, or with a smaller batch.`,
-    );
-  }
-  if (!Number.isFinite(loss)) {
-    throw new Error(`The loss became ${loss} at step ${step}, which was not done. Lower the learning rate and resume.`);
-  }
 }
