@@ -18,6 +18,8 @@ export interface Bench {
   quick: boolean;
   patience: Patience;
   adapter: Adapter;
+  /** The repository's folder. */
+  root: string;
 }
 
 /** What WebGPU computes on in Node. */

@@ -7,9 +7,10 @@ import { join, resolve } from "node:path";
 import { endWith, oneOf, readArguments, UsageError } from "../../src/cli/arguments.ts";
 import { type Adapter, type Bench, findNodeAdapter, type Row } from "./bench.ts";
 import { between, line, type Result, table } from "./results.ts";
+import { peer } from "./peer.ts";
 import { training } from "./training.ts";
 
-const ROWS: Row[] = [training];
+const ROWS: Row[] = [training, peer];
 
 const HELP = `npm run bench -- [OPTIONS]
 
@@ -75,9 +76,11 @@ async function main(): Promise<number> {
   const adapter: Adapter = backends.includes("webgpu")
     ? await findNodeAdapter()
     : { description: "not asked for", device: "software" };
-  const patience = values.quick ? { seconds: 5, mostRounds: 3 } : { seconds: 45, mostRounds: 15 };
+  const patience = values.quick
+    ? { seconds: 5, leastRounds: 1, mostRounds: 3 }
+    : { seconds: 45, leastRounds: 3, mostRounds: 15 };
   const browser = !backend || backend === "browser";
-  const results = await runAll(rows, { backends, browser, quick: values.quick, patience, adapter });
+  const results = await runAll(rows, { backends, browser, quick: values.quick, patience, adapter, root });
   write(results, machine(adapter), values);
   return results.some(({ reached }) => reached === false) ? 3 : 0;
 }

@@ -39,8 +39,9 @@ export async function timed(run: () => unknown): Promise<number> {
 }
 
 export interface Patience {
-  /** For all rounds together; the first two are run however long they take. */
+  /** For all rounds together; `leastRounds` are run however long they take. */
   seconds: number;
+  leastRounds: number;
   mostRounds: number;
 }
 
@@ -48,24 +49,23 @@ export interface Patience {
 const MOST_REPEATS = 5;
 
 /**
- * Run the contestants in turn, round by round, so that what else the machine does meets all of them alike. Each runs twice
- * before it is timed: the first run compiles and records, the second shows how long a run takes. A quick contestant runs
- * several times in a round. Returns the milliseconds of each run, in the contestants' order.
+ * Run the contestants in turn, round by round, so that what else the machine does meets all of them alike. They come
+ * warm: compiled, recorded. A quick contestant runs several times in a round. Returns the milliseconds of each run, in
+ * the contestants' order.
  */
-export async function interleave(contestants: (() => Promise<unknown>)[], patience: Patience): Promise<number[][]> {
-  const expected: number[] = [];
-  for (const run of contestants) {
-    const firstMs = await timed(run);
-    expected.push(firstMs > (1000 * patience.seconds) / 4 ? firstMs : await timed(run)); // Too slow to run once more.
-  }
-  const slowest = Math.max(...expected);
-  const repeats = expected.map((ms) => Math.max(1, Math.min(MOST_REPEATS, Math.floor(slowest / ms / 2))));
+export async function interleave(
+  contestants: (() => Promise<unknown>)[],
+  { seconds, leastRounds, mostRounds }: Patience,
+): Promise<number[][]> {
   const times: number[][] = contestants.map(() => []);
-  const endMs = performance.now() + 1000 * patience.seconds;
-  for (let round = 0; round < patience.mostRounds && (round < 2 || performance.now() < endMs); round++) {
+  let repeats = contestants.map(() => 1);
+  const endMs = performance.now() + 1000 * seconds;
+  for (let round = 0; round < mostRounds && (round < leastRounds || performance.now() < endMs); round++) {
     for (const [i, run] of contestants.entries()) {
       for (let repeat = 0; repeat < repeats[i]; repeat++) times[i].push(await timed(run));
     }
+    const slowest = Math.max(...times.map(([first]) => first));
+    repeats = times.map(([first]) => Math.max(1, Math.min(MOST_REPEATS, Math.floor(slowest / first / 2))));
   }
   return times;
 }

@@ -9,7 +9,7 @@ import type { NamedTensor } from "../../src/models/weights.ts";
 import type { Batch } from "../../src/protocol/data.ts";
 import { attachLora, loraTensors } from "../../src/training/lora.ts";
 import { createOptimizer, disposeOptimizer } from "../../src/training/optimizer.ts";
-import { trainStep } from "../../src/training/train.ts";
+import { createStepper } from "../../src/training/step.ts";
 
 /** A model in training on one batch, again and again. */
 export interface Trainer {
@@ -61,13 +61,27 @@ export function randomTokens(words: number, count: number, stream: number): Int3
 /** Trains `model`, which it owns from here on. It clips by a norm that is never reached: the work without the effect. */
 export function ourTrainer(model: Model, trained: NamedTensor[], batch: Batch, learningRate: number): Trainer {
   const optimizer = createOptimizer(trained, { ...ADAM, weightDecay: 0, clipNorm: 1e9 });
+  const stepper = createStepper(model, optimizer);
   return {
-    step: () => trainStep(model, optimizer, batch, learningRate),
+    step: () => stepper.step(batch, learningRate),
     dispose() {
+      stepper.dispose();
       disposeOptimizer(optimizer);
       disposeModel(model);
     },
   };
+}
+
+/** Two steps by both, which also warms them up: the losses must agree, before and after an update, and go down. */
+export async function checkSameWork(ours: Trainer, other: Trainer): Promise<void> {
+  const losses = [await ours.step(), await ours.step()];
+  const expected = [await other.step(), await other.step()];
+  const same = losses.every((loss, i) => Math.abs(loss - expected[i]) < 2e-3 * expected[i]);
+  if (!same || losses[1] >= losses[0]) {
+    throw new Error(
+      `The contestants should compute the same falling losses: ours are ${losses}, the other's ${expected}.`,
+    );
+  }
 }
 
 export interface Generation {

@@ -3,7 +3,7 @@
 import type { ModelConfig } from "../../src/formats/hfConfig.ts";
 import { activate, type Backend, type Bench, isSlow, placeOf, type Row } from "./bench.ts";
 import { interleave, spreadOf } from "./measure.ts";
-import { freshModel, ourTrainer, randomBatch, type Trainer, type Tuning } from "./ours.ts";
+import { checkSameWork, freshModel, ourTrainer, randomBatch, type Tuning } from "./ours.ts";
 import { compared, type Result } from "./results.ts";
 import { FIVE_MILLION, ONE_MILLION } from "./shapes.ts";
 import { stockTrainer } from "./stock.ts";
@@ -50,16 +50,4 @@ async function contest(
   const theirs = { name: "stock", spread: spreadOf(stockMs) };
   const target = backend === "wasm" ? 4 : 10;
   return compared({ row: "training", what, ...placeOf(backend, bench) }, "ms", spreadOf(ourMs), theirs, target);
-}
-
-/** Two steps by both: the losses must agree, before and after an update, and go down. */
-async function checkSameWork(ours: Trainer, stock: Trainer): Promise<void> {
-  const losses = [await ours.step(), await ours.step()];
-  const expected = [await stock.step(), await stock.step()];
-  const same = losses.every((loss, i) => Math.abs(loss - expected[i]) < 2e-3 * expected[i]);
-  if (!same || losses[1] >= losses[0]) {
-    throw new Error(
-      `The contestants should compute the same falling losses: ours are ${losses}, stock ones ${expected}.`,
-    );
-  }
 }
