@@ -1,11 +1,12 @@
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import type { Plugin } from "vite";
 import { defineConfig } from "vite";
 
 /**
- * `import base64 from "./x.ts?assembly"` compiles AssemblyScript to WebAssembly and yields its bytes as base64.
+ * `import base64 from "./x.ts?assembly"` compiles AssemblyScript to WebAssembly and yields its bytes as base64;
+ * "?assembly&relaxed" compiles it for relaxed SIMD.
  *
  * Compiled bytes are kept under .cache by the hash of every source file beside the entry.
  */
@@ -14,8 +15,8 @@ function assembly(): Plugin {
     name: "espalier:assembly",
     enforce: "pre",
     async load(id) {
-      if (!id.endsWith("?assembly")) return null;
-      const entry = id.slice(0, -"?assembly".length);
+      const [, entry, relaxed] = /^(.*)\?assembly(&relaxed)?$/.exec(id) ?? [];
+      if (!entry) return null;
       const folder = dirname(entry);
       const sources = readdirSync(folder)
         .filter((name) => name.endsWith(".ts"))
@@ -24,33 +25,39 @@ function assembly(): Plugin {
       for (const source of sources) this.addWatchFile(source);
       const hash = createHash("sha256");
       for (const source of sources) hash.update(readFileSync(source));
-      const cached = join(".cache", "assembly", `${hash.digest("hex").slice(0, 16)}.wasm`);
+      const name = `${hash.digest("hex").slice(0, 16)}${relaxed ? "-relaxed" : ""}.wasm`;
+      const cached = join(".cache", "assembly", name);
       if (!existsSync(cached)) {
-        const asc = await import("assemblyscript/asc");
-        const output = new Map<string, Uint8Array>();
-        let complaints = "";
-        const { error } = await asc.main(
-          // No memory of its own: it computes in place on the heap of TensorFlow.js.
-          [entry, "--outFile", "out.wasm", "-O3", "--runtime", "stub", "--importMemory", "--enable", "simd"].concat([
-            "--noAssert",
-            "--use",
-            "abort=",
-          ]),
-          {
-            stderr: { write: (text: Uint8Array | string) => (complaints += String(text)) },
-            writeFile: (name: string, contents: Uint8Array | string) => {
-              if (typeof contents !== "string") output.set(name, contents);
-            },
-          },
-        );
-        const bytes = output.get("out.wasm");
-        if (error || !bytes) throw new Error(`${entry} does not compile:\n${complaints}`);
+        const bytes = await compile(entry, ["simd", ...(relaxed ? ["relaxed-simd"] : [])]);
         mkdirSync(dirname(cached), { recursive: true });
-        writeFileSync(cached, bytes);
+        writeFileSync(`${cached}.${process.pid}`, bytes);
+        renameSync(`${cached}.${process.pid}`, cached); // Whole, should another process look for it.
       }
       return `export default "${readFileSync(cached).toString("base64")}";`;
     },
   };
+}
+
+async function compile(entry: string, features: string[]): Promise<Uint8Array> {
+  const asc = await import("assemblyscript/asc");
+  const output = new Map<string, Uint8Array>();
+  let complaints = "";
+  const { error } = await asc.main(
+    [
+      ...[entry, "--outFile", "out.wasm", "-O3", "--runtime", "stub", "--noAssert", "--use", "abort="],
+      "--importMemory", // It computes in place on the heap of TensorFlow.js.
+      ...features.flatMap((feature) => ["--enable", feature]),
+    ],
+    {
+      stderr: { write: (text: Uint8Array | string) => (complaints += String(text)) },
+      writeFile: (name: string, contents: Uint8Array | string) => {
+        if (typeof contents !== "string") output.set(name, contents);
+      },
+    },
+  );
+  const bytes = output.get("out.wasm");
+  if (error || !bytes) throw new Error(`${entry} does not compile:\n${complaints}`);
+  return bytes;
 }
 
 /** The compiler of the kernels takes most of a build; that is no news each time. */

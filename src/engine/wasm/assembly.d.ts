@@ -3,3 +3,9 @@ declare module "*?assembly" {
   const base64: string;
   export default base64;
 }
+
+declare module "*?assembly&relaxed" {
+  /** The same, with relaxed SIMD. */
+  const base64: string;
+  export default base64;
+}

@@ -36,15 +36,43 @@ export interface CpuKernels {
     ldc: number,
     accumulate: boolean,
   ): void;
+  /** format: 0 f16, 1 int8, 2 int4 (engine/packed.ts). */
+  gemmPacked(
+    format: number,
+    transposeB: boolean,
+    m: number,
+    n: number,
+    k: number,
+    a: Address,
+    lda: number,
+    words: Address,
+    rows: number,
+    columns: number,
+    c: Address,
+    ldc: number,
+    accumulate: boolean,
+  ): void;
+  unpackRows(
+    format: number,
+    words: Address,
+    rows: number,
+    columns: number,
+    firstRow: number,
+    count: number,
+    y: Address,
+  ): void;
   add(a: Address, b: Address, y: Address, n: number): void;
   scale(x: Address, factor: number, y: Address, n: number): void;
+  scaleBy(x: Address, factor: Address, y: Address, n: number): void;
   addRow(y: Address, row: Address, rows: number, width: number): void;
   columnSums(x: Address, sums: Address, rows: number, width: number): void;
-  rmsNorm(x: Address, weight: Address, y: Address, rows: number, width: number, eps: number): void;
+  rmsNorm(x: Address, ldx: number, weight: Address, y: Address, rows: number, width: number, eps: number): void;
   rmsNormGradient(
     dy: Address,
     x: Address,
+    ldx: number,
     weight: Address,
+    passed: Address,
     dx: Address,
     dweight: Address,
     rows: number,
@@ -73,8 +101,9 @@ export interface CpuKernels {
     key: Address,
     value: Address,
     shared: Address,
+    starts: Address,
     o: Address,
-    logsumexp: Address,
+    stats: Address,
     b: number,
     t: number,
     heads: number,
@@ -82,6 +111,8 @@ export interface CpuKernels {
     k: number,
     p: number,
     v: number,
+    keyStep: number,
+    valueStep: number,
     scale: number,
     work: Address,
   ): void;
@@ -93,7 +124,7 @@ export interface CpuKernels {
     value: Address,
     shared: Address,
     o: Address,
-    logsumexp: Address,
+    stats: Address,
     dq: Address,
     dkey: Address,
     dvalue: Address,
@@ -105,22 +136,77 @@ export interface CpuKernels {
     k: number,
     p: number,
     v: number,
+    keyStep: number,
+    valueStep: number,
     scale: number,
     work: Address,
   ): void;
+  firstWrongPosition(positions: Address, tokens: number, known: number): number;
+  storeKeys(
+    keys: Address,
+    values: Address,
+    positions: Address,
+    cos: Address,
+    sin: Address,
+    keyCache: Address,
+    valueCache: Address,
+    b: number,
+    t: number,
+    slots: number,
+    groups: number,
+    d: number,
+    half: number,
+    interleaved: boolean,
+  ): void;
+  storeLatents(
+    compressed: Address,
+    weight: Address,
+    positions: Address,
+    cos: Address,
+    sin: Address,
+    cache: Address,
+    b: number,
+    t: number,
+    slots: number,
+    r: number,
+    half: number,
+    eps: number,
+    interleaved: boolean,
+  ): void;
   decodeAttention(
     q: Address,
-    key: Address,
-    value: Address,
-    lengths: Address,
+    keys: Address,
+    values: Address,
+    positions: Address,
+    cos: Address,
+    sin: Address,
     o: Address,
     b: number,
     slots: number,
     heads: number,
     groups: number,
     d: number,
-    valueLd: number,
+    half: number,
+    interleaved: boolean,
+    scale: number,
+    work: Address,
+  ): void;
+  latentDecode(
+    q: Address,
+    cache: Address,
+    weight: Address,
+    positions: Address,
+    cos: Address,
+    sin: Address,
+    o: Address,
+    b: number,
+    slots: number,
+    heads: number,
+    n: number,
     v: number,
+    r: number,
+    half: number,
+    interleaved: boolean,
     scale: number,
     work: Address,
   ): void;
@@ -199,47 +285,41 @@ export interface CpuKernels {
   takeRowsGradient(dy: Address, rows: Address, dtable: Address, count: number, width: number, tableRows: number): void;
   storeRows(target: Address, rows: Address, slots: Address, count: number, width: number, targetRows: number): number;
   copyRows(from: Address, fromLd: number, to: Address, toLd: number, count: number, width: number): void;
-  headLossBytes(): number;
-  headLossWidestRow(): number;
-  firstWrongTarget(targets: Address, weights: Address, m: number, v: number): number;
+  firstOutside(indices: Address, count: number, limit: number): number;
+  integerAt(integers: Address, i: number): number;
+  headLossBytes(d: number, v: number, k: number): number;
+  firstWrongTarget(targets: Address, weights: Address, m: number, k: number, v: number): number;
   headLoss(
     h: Address,
-    weight: Address,
+    positions: Address,
+    head: Address,
+    parts: number,
     targets: Address,
+    logProbabilities: Address,
     weights: Address,
     loss: Address,
-    logsumexp: Address,
-    m: number,
-    d: number,
-    v: number,
-    work: Address,
-  ): void;
-  headLossAndGradient(
-    h: Address,
-    weight: Address,
-    targets: Address,
-    weights: Address,
-    loss: Address,
-    logsumexp: Address,
     dh: Address,
     dweight: Address,
+    n: number,
     m: number,
     d: number,
     v: number,
+    k: number,
+    temperature: number,
     work: Address,
   ): void;
-  headLossGradient(
-    dy: Address,
+  topLogProbabilitiesBytes(v: number): number;
+  topLogProbabilities(
     h: Address,
-    weight: Address,
-    targets: Address,
-    weights: Address,
-    logsumexp: Address,
-    dh: Address,
-    dweight: Address,
+    head: Address,
+    parts: number,
+    ids: Address,
+    logProbabilities: Address,
     m: number,
     d: number,
     v: number,
+    k: number,
+    temperature: number,
     work: Address,
   ): void;
   squaredSum(x: Address, y: Address, n: number): void;

@@ -1,21 +1,28 @@
 // Matrix product C (+)= op(A)·op(B), in every transpose layout at one speed: both operands are first packed into panels
-// that the innermost loop reads from front to back (Goto & van de Geijn, 2008).
+// that the innermost loop reads from front to back (Goto & van de Geijn, 2008). A B stored small is decoded into its panels.
 
-import { at } from "./math";
+import { dots, sums } from "./fewRows";
+import { at, clear, madd } from "./math";
+import { packAcross, packAcrossDecoded, packAlong, packAlongDecoded } from "./panels";
+import { decode, scalesOf } from "./packed";
 
 const ROWS = 4; // The tile of C that is held in registers: 8 vectors, with 2 of B and 1 of A beside them.
 const COLUMNS = 8;
 const BLOCK_M = 128; // A's packed block (128 KB) and
 const BLOCK_N = 512; // B's (512 KB) stay in the second cache;
 const BLOCK_K = 256; // one panel of each (4 and 8 KB) in the first.
+const FEW = 4; // Rows of C that are computed without packing.
+
+const F32 = -1; // The format of a B that is not stored small.
 
 let packedA: usize = 0;
 let packedB: usize = 0;
 let edge: usize = 0; // One tile, for where C ends inside it.
+let decoded: usize = 0; // Rows of B on their way into panels.
 
 /** Bytes of memory that `bindGemm` wants. */
 export function gemmBytes(): i32 {
-  return ((BLOCK_M + BLOCK_N) * BLOCK_K + ROWS * COLUMNS) << 2;
+  return ((BLOCK_M + BLOCK_N) * BLOCK_K + ROWS * COLUMNS + COLUMNS * BLOCK_K) << 2;
 }
 
 /** Give the product its memory for packing, 16-byte aligned. */
@@ -23,13 +30,14 @@ export function bindGemm(memory: usize): void {
   packedA = memory;
   packedB = at(packedA, BLOCK_M * BLOCK_K);
   edge = at(packedB, BLOCK_N * BLOCK_K);
+  decoded = at(edge, ROWS * COLUMNS);
 }
 
 /**
  * C[m, n] = op(A)·op(B), added to what C holds if `accumulate`.
  *
  * A is [m, k], or [k, m] if transposeA; B is [k, n], or [n, k] if transposeB. `lda`, `ldb`, `ldc`: elements from one
- * stored row to the next. Each element of C is summed in the order of k, whatever the sizes of the blocks around it.
+ * stored row to the next. More than 4 rows: each element of C is summed in the order of k, whatever m and n are.
  */
 export function gemm(
   transposeA: bool,
@@ -45,23 +53,148 @@ export function gemm(
   ldc: i32,
   accumulate: bool,
 ): void {
-  if (k == 0 && !accumulate) {
-    for (let i = 0; i < m; i++) memory.fill(at(c, i * ldc), 0, (<usize>n) << 2);
+  if (m > FEW || transposeA) {
+    product(F32, transposeA, transposeB, 0, m, 0, n, k, a, lda, b, 0, ldb, c, ldc, accumulate);
+  } else if (transposeB) dots(m, n, k, a, lda, b, ldb, c, ldc, accumulate);
+  else sums(m, n, k, a, lda, b, ldb, c, ldc, accumulate);
+}
+
+/**
+ * B: [rows, columns] stored small. C[m, rows] = A[m, columns]·Bᵀ if transposeB, else C[m, columns] = A[m, rows]·B, added to
+ * what C holds if `accumulate`. m, n, k: as for `gemm`.
+ */
+export function gemmPacked(
+  format: i32,
+  transposeB: bool,
+  m: i32,
+  n: i32,
+  k: i32,
+  a: usize,
+  lda: i32,
+  words: usize,
+  rows: i32,
+  columns: i32,
+  c: usize,
+  ldc: i32,
+  accumulate: bool,
+): void {
+  const scales = scalesOf(format, words, rows, columns);
+  if (m > FEW) product(format, false, transposeB, 0, m, 0, n, k, a, lda, words, scales, columns, c, ldc, accumulate);
+  else if (transposeB) dotsPacked(format, m, 0, n, k, a, lda, words, scales, c, ldc, accumulate);
+  else sumsPacked(format, m, 0, n, k, a, lda, words, scales, columns, c, ldc, accumulate);
+}
+
+const STRIP = 4; // Rows of B that are decoded for few rows of A,
+const CHUNK = 2048; // so many columns at a time (32 KB, which stay in the first cache).
+
+/** Columns n0 to n1 of a few rows of C = A·Bᵀ; B: [.., k] stored small. */
+function dotsPacked(
+  format: i32,
+  m: i32,
+  n0: i32,
+  n1: i32,
+  k: i32,
+  a: usize,
+  lda: i32,
+  words: usize,
+  scales: usize,
+  c: usize,
+  ldc: i32,
+  accumulate: bool,
+): void {
+  for (let j = n0; j < n1; j += STRIP) {
+    const rows = min(STRIP, n1 - j);
+    for (let p = 0; p < k; p += CHUNK) {
+      const depth = min(CHUNK, k - p);
+      for (let r = 0; r < rows; r++) decode(format, words, scales, (j + r) * k + p, depth, at(packedB, r * depth));
+      dots(m, rows, depth, at(a, p), lda, packedB, depth, at(c, j), ldc, accumulate || p > 0);
+    }
   }
-  for (let n0 = 0; n0 < n; n0 += BLOCK_N) {
-    const columns = min(BLOCK_N, n - n0);
-    for (let k0 = 0; k0 < k; k0 += BLOCK_K) {
-      const depth = min(BLOCK_K, k - k0);
-      if (transposeB) packAcross(at(b, n0 * ldb + k0), ldb, columns, depth, packedB, COLUMNS);
-      else packAlong(at(b, k0 * ldb + n0), ldb, columns, depth, packedB, COLUMNS);
-      for (let m0 = 0; m0 < m; m0 += BLOCK_M) {
-        const rows = min(BLOCK_M, m - m0);
-        if (transposeA) packAlong(at(a, k0 * lda + m0), lda, rows, depth, packedA, ROWS);
-        else packAcross(at(a, m0 * lda + k0), lda, rows, depth, packedA, ROWS);
-        multiplyBlock(rows, columns, depth, at(c, m0 * ldc + n0), ldc, accumulate || k0 > 0);
+}
+
+/** Columns n0 to n1 of a few rows of C = A·B; B: [k, columns] stored small. */
+function sumsPacked(
+  format: i32,
+  m: i32,
+  n0: i32,
+  n1: i32,
+  k: i32,
+  a: usize,
+  lda: i32,
+  words: usize,
+  scales: usize,
+  columns: i32,
+  c: usize,
+  ldc: i32,
+  accumulate: bool,
+): void {
+  if (!accumulate) for (let i = 0; i < m; i++) clear(at(c, i * ldc + n0), n1 - n0);
+  for (let j = n0; j < n1; j += CHUNK) {
+    const width = min(CHUNK, n1 - j);
+    for (let p = 0; p < k; p += STRIP) {
+      const rows = min(STRIP, k - p);
+      for (let r = 0; r < rows; r++)
+        decode(format, words, scales, (p + r) * columns + j, width, at(packedB, r * width));
+      sums(m, width, rows, at(a, p), lda, packedB, width, at(c, j), ldc, true);
+    }
+  }
+}
+
+/** Rows m0 to m1 and columns n0 to n1 of C, through packed panels. */
+function product(
+  format: i32,
+  transposeA: bool,
+  transposeB: bool,
+  m0: i32,
+  m1: i32,
+  n0: i32,
+  n1: i32,
+  k: i32,
+  a: usize,
+  lda: i32,
+  b: usize,
+  scales: usize,
+  ldb: i32,
+  c: usize,
+  ldc: i32,
+  accumulate: bool,
+): void {
+  if (k == 0 && !accumulate) {
+    for (let i = m0; i < m1; i++) clear(at(c, i * ldc + n0), n1 - n0);
+  }
+  for (let j = n0; j < n1; j += BLOCK_N) {
+    const columns = min(BLOCK_N, n1 - j);
+    for (let p = 0; p < k; p += BLOCK_K) {
+      const depth = min(BLOCK_K, k - p);
+      packB(format, transposeB, b, scales, ldb, j, columns, p, depth);
+      for (let i = m0; i < m1; i += BLOCK_M) {
+        const rows = min(BLOCK_M, m1 - i);
+        if (transposeA) packAlong(at(a, p * lda + i), lda, rows, depth, packedA, ROWS);
+        else packAcross(at(a, i * lda + p), lda, rows, depth, packedA, ROWS);
+        multiplyBlock(rows, columns, depth, at(c, i * ldc + j), ldc, accumulate || p > 0);
       }
     }
   }
+}
+
+/** Columns from j on and depth from p on of B, into panels. */
+function packB(
+  format: i32,
+  transposeB: bool,
+  b: usize,
+  scales: usize,
+  ldb: i32,
+  j: i32,
+  columns: i32,
+  p: i32,
+  depth: i32,
+): void {
+  const first = transposeB ? j * ldb + p : p * ldb + j;
+  if (format == F32) {
+    if (transposeB) packAcross(at(b, first), ldb, columns, depth, packedB, COLUMNS);
+    else packAlong(at(b, first), ldb, columns, depth, packedB, COLUMNS);
+  } else if (transposeB) packAcrossDecoded(format, b, scales, ldb, first, columns, depth, packedB, decoded);
+  else packAlongDecoded(format, b, scales, ldb, first, columns, depth, packedB, decoded);
 }
 
 /** C's block from the packed blocks, tile by tile. */
@@ -114,17 +247,17 @@ function multiplyTile(depth: i32, a: usize, b: usize, c: usize, stride: usize, a
     const b0 = v128.load(b);
     const b1 = v128.load(b, 16);
     let x = v128.load32_splat(a);
-    c00 = f32x4.add(c00, f32x4.mul(x, b0));
-    c01 = f32x4.add(c01, f32x4.mul(x, b1));
+    c00 = madd(x, b0, c00);
+    c01 = madd(x, b1, c01);
     x = v128.load32_splat(a, 4);
-    c10 = f32x4.add(c10, f32x4.mul(x, b0));
-    c11 = f32x4.add(c11, f32x4.mul(x, b1));
+    c10 = madd(x, b0, c10);
+    c11 = madd(x, b1, c11);
     x = v128.load32_splat(a, 8);
-    c20 = f32x4.add(c20, f32x4.mul(x, b0));
-    c21 = f32x4.add(c21, f32x4.mul(x, b1));
+    c20 = madd(x, b0, c20);
+    c21 = madd(x, b1, c21);
     x = v128.load32_splat(a, 12);
-    c30 = f32x4.add(c30, f32x4.mul(x, b0));
-    c31 = f32x4.add(c31, f32x4.mul(x, b1));
+    c30 = madd(x, b0, c30);
+    c31 = madd(x, b1, c31);
     a += ROWS << 2;
     b += COLUMNS << 2;
   } while (b < end);
@@ -141,84 +274,4 @@ function storeRow(c: usize, left: v128, right: v128, accumulate: bool): void {
   }
   v128.store(c, left);
   v128.store(c, right, 16);
-}
-
-/**
- * Panels of `panel` (4 or 8) rows of a stored [count, depth] matrix: element (i, p) of a panel goes to p * panel + i.
- * The last panel is filled up with zeros.
- */
-function packAcross(from: usize, ld: i32, count: i32, depth: i32, to: usize, panel: i32): void {
-  const step = (<usize>panel) << 2;
-  const filled = (count + panel - 1) & ~(panel - 1);
-  for (let i = 0; i < filled; i += 4) {
-    const start = at(to, (i & ~(panel - 1)) * depth + (i & (panel - 1)));
-    if (i + 4 <= count) transpose4(at(from, i * ld), ld, depth, start, step);
-    else packRest(at(from, i * ld), ld, count - i, depth, start, step);
-  }
-}
-
-/** 4 rows of `depth` elements -> `depth` groups of 4, `step` bytes apart. */
-function transpose4(from: usize, ld: i32, depth: i32, to: usize, step: usize): void {
-  let r0 = from;
-  let r1 = at(r0, ld);
-  let r2 = at(r1, ld);
-  let r3 = at(r2, ld);
-  let p = 0;
-  for (; p + 4 <= depth; p += 4) {
-    const x0 = v128.load(r0);
-    const x1 = v128.load(r1);
-    const x2 = v128.load(r2);
-    const x3 = v128.load(r3);
-    const low01 = v128.shuffle<f32>(x0, x1, 0, 4, 1, 5);
-    const high01 = v128.shuffle<f32>(x0, x1, 2, 6, 3, 7);
-    const low23 = v128.shuffle<f32>(x2, x3, 0, 4, 1, 5);
-    const high23 = v128.shuffle<f32>(x2, x3, 2, 6, 3, 7);
-    v128.store(to, v128.shuffle<f32>(low01, low23, 0, 1, 4, 5));
-    v128.store(to + step, v128.shuffle<f32>(low01, low23, 2, 3, 6, 7));
-    v128.store(to + 2 * step, v128.shuffle<f32>(high01, high23, 0, 1, 4, 5));
-    v128.store(to + 3 * step, v128.shuffle<f32>(high01, high23, 2, 3, 6, 7));
-    r0 += 16;
-    r1 += 16;
-    r2 += 16;
-    r3 += 16;
-    to += 4 * step;
-  }
-  for (; p < depth; p++) {
-    store<f32>(to, load<f32>(r0));
-    store<f32>(to, load<f32>(r1), 4);
-    store<f32>(to, load<f32>(r2), 8);
-    store<f32>(to, load<f32>(r3), 12);
-    r0 += 4;
-    r1 += 4;
-    r2 += 4;
-    r3 += 4;
-    to += step;
-  }
-}
-
-/** The same for the last rows, with zeros in place of those that are not there. */
-function packRest(from: usize, ld: i32, rows: i32, depth: i32, to: usize, step: usize): void {
-  for (let p = 0; p < depth; p++) {
-    for (let i = 0; i < 4; i++) store<f32>(at(to, i), i < rows ? load<f32>(at(from, i * ld + p)) : <f32>0);
-    to += step;
-  }
-}
-
-/** Panels of `panel` (4 or 8) columns of a stored [depth, count] matrix, the last one filled up with zeros. */
-function packAlong(from: usize, ld: i32, count: i32, depth: i32, to: usize, panel: i32): void {
-  const step = (<usize>panel) << 2;
-  for (let i = 0; i < count; i += panel) {
-    const width = min(panel, count - i);
-    let source = at(from, i);
-    for (let p = 0; p < depth; p++) {
-      if (width == panel) {
-        v128.store(to, v128.load(source));
-        if (panel == 8) v128.store(to, v128.load(source, 16), 16);
-      } else {
-        for (let j = 0; j < panel; j++) store<f32>(at(to, j), j < width ? load<f32>(at(source, j)) : <f32>0);
-      }
-      source = at(source, ld);
-      to += step;
-    }
-  }
 }

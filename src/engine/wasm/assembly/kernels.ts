@@ -1,6 +1,7 @@
 // The entry of the compiled module: everything that TypeScript calls.
 
-export { bindGemm, gemm, gemmBytes } from "./gemm";
+export { bindGemm, gemm, gemmBytes, gemmPacked } from "./gemm";
+export { unpackRows } from "./packed";
 export { rmsNorm, rmsNormGradient } from "./norm";
 export { swiGlu, swiGluGradient } from "./swiGlu";
 export { rotate } from "./rotate";
@@ -9,18 +10,12 @@ export {
   causalAttentionBytes,
   causalAttentionGradient,
   causalAttentionGradientBytes,
-  decodeAttention,
 } from "./attention";
+export { decodeAttention, firstWrongPosition, latentDecode, storeKeys, storeLatents } from "./decode";
 export { route, routeGradient } from "./route";
 export { experts, expertsBytes, expertsGradient, expertsGradientBytes } from "./experts";
-export { copyRows, storeRows, takeRows, takeRowsGradient } from "./rows";
-export {
-  firstWrongTarget,
-  headLoss,
-  headLossAndGradient,
-  headLossBytes,
-  headLossGradient,
-  headLossWidestRow,
-} from "./headLoss";
-export { add, addRow, columnSums, scale } from "./elementwise";
+export { copyRows, firstOutside, integerAt, storeRows, takeRows, takeRowsGradient } from "./rows";
+export { firstWrongTarget, headLoss, headLossBytes } from "./headLoss";
+export { topLogProbabilities, topLogProbabilitiesBytes } from "./distilLoss";
+export { add, addRow, columnSums, scale, scaleBy } from "./elementwise";
 export { adamW, squaredSum } from "./adamW";

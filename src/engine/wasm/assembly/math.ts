@@ -56,6 +56,11 @@ export function log1(x: f64): f64 {
   return <f64>exponent * 0.6931471805599453 + 2 * s * sum;
 }
 
+/** x * y + z, in one rounding where the processor and the build (relaxed SIMD) have that. */
+export function madd(x: v128, y: v128, z: v128): v128 {
+  return ASC_FEATURE_RELAXED_SIMD ? f32x4.relaxed_madd(x, y, z) : f32x4.add(z, f32x4.mul(x, y));
+}
+
 /** The sum of the four lanes. */
 export function sum4(x: v128): f32 {
   return f32x4.extract_lane(x, 0) + f32x4.extract_lane(x, 1) + (f32x4.extract_lane(x, 2) + f32x4.extract_lane(x, 3));
@@ -65,7 +70,7 @@ export function sum4(x: v128): f32 {
 export function dot(x: usize, y: usize, n: i32): f32 {
   let sum = f32x4.splat(0);
   let i = 0;
-  for (; i + 4 <= n; i += 4) sum = f32x4.add(sum, f32x4.mul(v128.load(at(x, i)), v128.load(at(y, i))));
+  for (; i + 4 <= n; i += 4) sum = madd(v128.load(at(x, i)), v128.load(at(y, i)), sum);
   let rest: f32 = 0;
   for (; i < n; i++) rest += load<f32>(at(x, i)) * load<f32>(at(y, i));
   return sum4(sum) + rest;
@@ -76,7 +81,7 @@ export function addScaled(y: usize, x: usize, factor: f32, n: i32): void {
   const factors = f32x4.splat(factor);
   let i = 0;
   for (; i + 4 <= n; i += 4) {
-    v128.store(at(y, i), f32x4.add(v128.load(at(y, i)), f32x4.mul(factors, v128.load(at(x, i)))));
+    v128.store(at(y, i), madd(factors, v128.load(at(x, i)), v128.load(at(y, i))));
   }
   for (; i < n; i++) store<f32>(at(y, i), load<f32>(at(y, i)) + factor * load<f32>(at(x, i)));
 }
