@@ -15,12 +15,14 @@ type Gradient = (dys: tf.Tensor[], wanted: string[]) => Record<string, () => tf.
 let leaves: Set<number> | null = null;
 
 /**
- * Whether the gradient of `weight` is wanted in the differentiation under way (true outside of one).
+ * Whether the gradient of `weight` may be wanted in the differentiation under way (true outside of one): it is a leaf, or
+ * was computed on the tape.
  *
  * The tape skips what is frozen by itself; an operation that computes all its gradients in one pass asks here.
  */
 export function wantsGradient(weight: tf.Tensor): boolean {
-  return leaves === null || leaves.has(weight.id);
+  if (leaves === null || leaves.has(weight.id)) return true;
+  return tf.engine().state.activeTape?.some(({ outputs }) => outputs.some(({ id }) => id === weight.id)) ?? false;
 }
 
 /** f: () -> scalar. Returns its value and the gradient for each of `xs`, zero where f does not depend on it. */
@@ -154,10 +156,7 @@ function inputGradients(node: TapeNode, dys: (tf.Tensor | undefined)[], wanted: 
   const gradient = node.gradient as Gradient | undefined;
   if (!gradient) throw new Error(`The operation ${node.kernelName} has no gradient.`);
   return tf.tidy(() => {
-    const functions = gradient(
-      node.outputs.map(({ shape }, i) => dys[i] ?? zeros(shape)),
-      wanted,
-    );
+    const functions = gradient(orZeros(dys, node.outputs), wanted);
     const others = new Set([...dys, ...node.saved!]);
     return wanted.map((name) => {
       let dx = tf.tidy(() => functions[name]());
@@ -170,6 +169,15 @@ function inputGradients(node: TapeNode, dys: (tf.Tensor | undefined)[], wanted: 
       return dx;
     });
   });
+}
+
+/** The gradients by a node's outputs; where nothing depends on an output, zeros, made when somebody looks. */
+function orZeros(dys: (tf.Tensor | undefined)[], outputs: tf.Tensor[]): tf.Tensor[] {
+  const all: tf.Tensor[] = [];
+  for (const [i, { shape }] of outputs.entries()) {
+    Object.defineProperty(all, i, { get: () => dys[i] ?? zeros(shape), enumerable: true });
+  }
+  return all;
 }
 
 function accumulate(gradients: Map<number, tf.Tensor>, x: tf.Tensor, dx: tf.Tensor, given: tf.Tensor): void {

@@ -21,6 +21,8 @@ export interface Kernel {
   writes: Record<string, tf.TensorInfo>;
   /** Names of those float32 tensors that are arrays of vec4<f32>; what is past the last whole one is out of reach. */
   vectors?: string[];
+  /** Names of those int32 tensors, among the written, that are arrays of atomic<i32>. */
+  atomics?: string[];
   /** u32 fields of `u`. */
   sizes?: Record<string, number>;
   /** f32 fields of `u`. */
@@ -65,6 +67,7 @@ export function launch(kernel: Kernel): void {
   const names = [...Object.keys(kernel.reads), ...Object.keys(kernel.writes)];
   const types = tensors.map((tensor, i) => {
     const type = backend.elementType(tensor);
+    if (kernel.atomics?.includes(names[i])) return `atomic<${type}>`;
     return kernel.vectors?.includes(names[i]) ? `vec4<${type}>` : type;
   });
   for (const tensor of writes) backend.forgetCopy(tensor);

@@ -28,6 +28,11 @@ export function isRecordable(name: string): boolean {
   return recordable.has(name);
 }
 
+type Gradient = NonNullable<OpDefinition<object>["gradient"]>;
+
+/** Of operations of ours. */
+const gradients = new Map<string, Gradient>();
+
 /** Register the operation once; `hasKernel` tells afterwards whether the active backend can run it. */
 export function defineOp<A extends object>(op: OpDefinition<A>): void {
   recordable.add(op.name);
@@ -53,6 +58,7 @@ export function defineOp<A extends object>(op: OpDefinition<A>): void {
   }
   const gradient = op.gradient;
   if (!gradient) return;
+  gradients.set(op.name, gradient as Gradient);
   tf.registerGradient({
     kernelName: op.name,
     inputsToSave: op.saves ?? [],
@@ -68,10 +74,24 @@ export function hasKernel(name: string): boolean {
 
 /** Run an operation with one output on the active backend, on the tape. */
 export function runOp(name: string, inputs: tf.NamedTensorMap, attributes: object = {}): tf.Tensor {
-  return tf.engine().runKernel(name, inputs, attributes as tf.NamedAttrMap) as tf.Tensor;
+  return runKernel(name, inputs, attributes) as tf.Tensor;
 }
 
 /** Run an operation with several outputs on the active backend, on the tape. */
 export function runOps(name: string, inputs: tf.NamedTensorMap, attributes: object = {}): tf.Tensor[] {
-  return tf.engine().runKernel(name, inputs, attributes as tf.NamedAttrMap) as unknown as tf.Tensor[];
+  return runKernel(name, inputs, attributes) as tf.Tensor[];
+}
+
+/**
+ * TensorFlow.js would call the gradient with zeros made for each output that nothing depends on; ours is called as it is,
+ * and makes them when it looks at one.
+ */
+function runKernel(name: string, inputs: tf.NamedTensorMap, attributes: object): tf.Tensor | tf.Tensor[] {
+  const outputs = tf.engine().runKernel(name, inputs, attributes as tf.NamedAttrMap) as tf.Tensor | tf.Tensor[];
+  const node = tf.engine().state.activeTape?.at(-1);
+  const gradient = gradients.get(name);
+  if (gradient && node?.outputs[0] === [outputs].flat()[0]) {
+    node.gradient = (dys) => gradient(dys, node.saved!, attributes);
+  }
+  return outputs;
 }

@@ -1,8 +1,6 @@
 // Every operation's WebAssembly kernels, forward and backward, against its definition and autograd on the cpu backend.
 
 import { describe, expect, it } from "vitest";
-import { valueAndGradients } from "../../../src/engine/gradients.ts";
-import { runOps } from "../../../src/engine/op.ts";
 import {
   causalAttention,
   causalAttentionReference,
@@ -10,14 +8,11 @@ import {
   decodeAttentionReference,
 } from "../../../src/engine/ops/attention.ts";
 import { experts, expertsReference } from "../../../src/engine/ops/experts.ts";
-import { headLoss, headLossReference } from "../../../src/engine/ops/headLoss.ts";
 import { matmul, matmulReference } from "../../../src/engine/ops/matmul.ts";
 import { rmsNorm, rmsNormReference } from "../../../src/engine/ops/rmsNorm.ts";
 import { rotate, rotateReference, type RotaryLayout } from "../../../src/engine/ops/rotate.ts";
 import { route, routeReference, type RouteOptions } from "../../../src/engine/ops/route.ts";
-import { storeRows } from "../../../src/engine/ops/storeRows.ts";
 import { swiGlu, swiGluReference } from "../../../src/engine/ops/swiGlu.ts";
-import { takeRows } from "../../../src/engine/ops/takeRows.ts";
 import * as tf from "../../../src/engine/tf.ts";
 import {
   activate,
@@ -361,131 +356,6 @@ describe("experts on wasm", () => {
   }
 });
 
-describe("takeRows on wasm", () => {
-  it.each([
-    [1, 1],
-    [5, 7],
-    [9, 96],
-  ])("agrees with its reference for a table of [%i, %i], rows taken several times", async (V, D) => {
-    await expectKernel({
-      inputs: { table: normal([V, D], 1), rows: integers([3, 11], V, 2) },
-      trained: ["table"],
-      op: ({ table, rows }) => takeRows(table, rows),
-      reference: ({ table, rows }) => tf.gather(table, rows),
-    });
-  });
-
-  it("refuses a row that the table lacks", async () => {
-    await activate("wasm");
-    expect(() => takeRows(tf.ones([3, 2]), tf.tensor1d([0, -1], "int32"))).toThrow(/row -1 is not/);
-    expect(() => takeRows(tf.ones([3, 2]), tf.tensor1d([3], "int32"))).toThrow(/row 3 is not/);
-  });
-});
-
-describe("headLoss on wasm", () => {
-  it.each([
-    [1, 1, 2],
-    [5, 3, 7],
-    [256, 4, 256], // whole blocks
-    [257, 5, 300], // one past a block
-    [3, 9, 515],
-    [35, 1, 8192], // the largest vocabulary whose gradients come with the loss, two blocks
-    [2, 3, 8193], // the smallest whose gradients do not
-  ])("agrees with its reference for %i tokens of width %i, %i words, some rows of weight 0", async (M, D, V) => {
-    const inputs = {
-      h: normal([M, D], 1),
-      weight: normal([V, D], 2),
-      targets: integers([M], V, 3),
-      weights: { ...normal([M], 4), values: normal([M], 4).values.map((w, i) => (i % 3 === 1 ? 0 : w)) },
-    };
-    const comparison = {
-      inputs,
-      op: (t: Record<string, tf.Tensor>) => headLoss(t.h, t.weight, t.targets, t.weights),
-      reference: (t: Record<string, tf.Tensor>) => headLossReference(t.h, t.weight, t.targets, t.weights),
-    };
-    await expectKernel({ ...comparison, trained: ["h", "weight"] });
-    await expectKernel({ ...comparison, trained: ["h"] }); // A frozen head.
-  });
-
-  it("stays right with large logits", async () => {
-    await expectKernel({
-      inputs: {
-        h: normal([4, 6], 1, 30),
-        weight: normal([300, 6], 2, 10),
-        targets: integers([4], 300, 3),
-        weights: floats([4], [0.25, 0.25, 0.25, 0.25]),
-      },
-      trained: ["h", "weight"],
-      op: (t) => headLoss(t.h, t.weight, t.targets, t.weights),
-      reference: (t) => headLossReference(t.h, t.weight, t.targets, t.weights),
-      tolerance: 1e-4, // Logits of several hundred keep five digits after the point in float32.
-    });
-  });
-
-  it("gives the same gradients block by block as with the loss", async () => {
-    await activate("wasm");
-    const [h, weight, targets, weights, dy] = [
-      normal([513, 5], 1),
-      normal([300, 5], 2),
-      integers([513], 300, 3),
-      normal([513], 4),
-      floats([], [1]),
-    ].map(toTensor);
-    poison();
-    const together = valueAndGradients(() => headLoss(h, weight, targets, weights), [h, weight]).gradients;
-    const [, logsumexp] = runOps("HeadLoss", { h, weight, targets, weights }, { weightGradient: true });
-    poison();
-    const inputs = { dy, h, weight, targets, weights, logsumexp };
-    const apart = runOps("HeadLossGradient", inputs, { weightGradient: true });
-    for (const [i, { shape }] of [h, weight].entries()) {
-      const [found, want] = [await apart[i].data(), await together[i].data()];
-      expectClose(`gradient ${i}`, floats(shape, [...found]), floats(shape, [...want]), 1e-5);
-    }
-  });
-
-  it("gives a gradient to a weight that is computed from what is differentiated by", async () => {
-    await expectKernel({
-      inputs: {
-        h: normal([4, 6], 1),
-        weight: normal([9, 6], 2),
-        targets: integers([4], 9, 3),
-        weights: normal([4], 4),
-      },
-      trained: ["weight"],
-      op: (t) => headLoss(t.h, t.weight.mul(2), t.targets, t.weights),
-      reference: (t) => headLossReference(t.h, t.weight.mul(2), t.targets, t.weights),
-    });
-  });
-
-  it("refuses a target that is no word, except in padding", async () => {
-    await activate("wasm");
-    const [h, weight, targets] = [tf.ones([2, 3]), tf.ones([4, 3]), tf.tensor1d([1, -100], "int32")];
-    expect(() => headLoss(h, weight, targets, tf.tensor1d([0.5, 0.5]))).toThrow(/target -100 is not/);
-    expect((await headLoss(h, weight, targets, tf.tensor1d([1, 0])).data())[0]).toBeCloseTo(Math.log(4), 6);
-  });
-});
-
-describe("storeRows on wasm", () => {
-  it("writes the rows and nothing else", async () => {
-    const [target, rows, slots] = [normal([2, 5, 3], 1), normal([4, 3], 2), ints([4], [9, 0, 3, 4])];
-    const stored: Plain[] = [];
-    for (const backend of ["cpu", "wasm"] as const) {
-      await activate(backend);
-      const tensor = toTensor(target);
-      storeRows(tensor, toTensor(rows), toTensor(slots));
-      stored.push(floats(target.shape, [...(await tensor.data())]));
-    }
-    expectSameBits({ stored: stored[1] }, { stored: stored[0] });
-  });
-
-  it("refuses a slot outside the target and leaves it as it was", async () => {
-    await activate("wasm");
-    const target = tf.zeros([2, 2]);
-    expect(() => storeRows(target, tf.ones([2, 2]), tf.tensor1d([0, 2], "int32"))).toThrow(/slot 2 is not/);
-    expect([...(await target.data())]).toEqual([0, 0, 0, 0]);
-  });
-});
-
 describe("a value that is not a number", () => {
   useBackend("wasm");
 
@@ -493,13 +363,11 @@ describe("a value that is not a number", () => {
     const spoiled = (shape: number[]) =>
       toTensor({ ...normal(shape, 1), values: normal(shape, 1).values.fill(NaN, 2, 3) });
     const whole = (shape: number[]) => toTensor(normal(shape, 2));
-    const targets = tf.tensor1d([0, 1], "int32");
     const results = {
       swiGlu: swiGlu(spoiled([9]), whole([9])),
       rmsNorm: rmsNorm(spoiled([2, 5]), whole([5]), 1e-6),
       matmul: matmul(spoiled([2, 5]), whole([5, 3])),
       causalAttention: causalAttention(spoiled([1, 5, 1, 4]), whole([1, 5, 1, 4]), whole([1, 5, 1, 4]), null, 1),
-      headLoss: headLoss(spoiled([2, 5]), whole([7, 5]), targets, tf.tensor1d([0.5, 0.5])),
     };
     for (const [name, y] of Object.entries(results))
       expect([name, (await y.data()).some(Number.isNaN)]).toEqual([name, true]);
@@ -515,26 +383,5 @@ describe("the exponential of the kernels", () => {
     const y = await swiGlu(tf.tensor1d(xs).neg(), tf.tensor1d(xs.map((x) => -1 / x))).data();
     const worst = xs.reduce((most, x, i) => Math.max(most, Math.abs(y[i] * (1 + Math.exp(x)) - 1)), 0);
     expect(worst).toBeLessThan(4e-7); // The division, 1 / x and two products round too.
-  });
-
-  it("gives the same derivative as a difference of the loss", async () => {
-    const [h, weight] = [toTensor(normal([2, 3], 1)), toTensor(normal([5, 3], 2))];
-    const [targets, weights] = [tf.tensor1d([1, 4], "int32"), tf.tensor1d([0.5, 0.5])];
-    const { gradients } = valueAndGradients(() => headLoss(h, weight, targets, weights), [h]);
-    const step = 1e-2;
-    const at = (change: number) =>
-      headLoss(
-        h.add(
-          tf.tensor2d([
-            [change, 0, 0],
-            [0, 0, 0],
-          ]),
-        ),
-        weight,
-        targets,
-        weights,
-      );
-    const [up, down] = [(await at(step).data())[0], (await at(-step).data())[0]];
-    expect((await gradients[0].data())[0]).toBeCloseTo((up - down) / (2 * step), 4);
   });
 });

@@ -9,14 +9,11 @@ import {
   decodeAttentionReference,
 } from "../../../src/engine/ops/attention.ts";
 import { experts, expertsReference } from "../../../src/engine/ops/experts.ts";
-import { headLoss, headLossReference, headLossWorkspace } from "../../../src/engine/ops/headLoss.ts";
 import { matmul, matmulReference } from "../../../src/engine/ops/matmul.ts";
 import { rmsNorm, rmsNormReference } from "../../../src/engine/ops/rmsNorm.ts";
 import { rotate, rotateReference, type RotaryLayout } from "../../../src/engine/ops/rotate.ts";
 import { route, routeReference, type RouteOptions } from "../../../src/engine/ops/route.ts";
-import { storeRows } from "../../../src/engine/ops/storeRows.ts";
 import { swiGlu, swiGluReference } from "../../../src/engine/ops/swiGlu.ts";
-import { takeRows } from "../../../src/engine/ops/takeRows.ts";
 import * as tf from "../../../src/engine/tf.ts";
 import {
   activate,
@@ -29,7 +26,6 @@ import {
   normal,
   run,
   toTensor,
-  useBackend,
   type Comparison,
   type Plain,
 } from "../harness.ts";
@@ -238,125 +234,6 @@ describe("decodeAttention on webgpu", () => {
     const step = decodeAttention(last, k, v, 6, tf.tensor1d([11, 11], "int32"), 0.5);
     const [a, b] = [await step.data(), await whole.data()].map((values) => floats([2, 4, 6], [...values]));
     expectClose("one step", a, b, 1e-5);
-  });
-});
-
-describe("takeRows on webgpu", () => {
-  it.each([
-    [1, 1],
-    [5, 7],
-    [9, 96],
-  ])("agrees with its reference for a table of [%i, %i], rows taken several times", async (V, D) => {
-    await expectKernel({
-      inputs: { table: normal([V, D], 1), rows: integers([3, 11], V, 2) },
-      trained: ["table"],
-      op: ({ table, rows }) => takeRows(table, rows),
-      reference: ({ table, rows }) => tf.gather(table, rows),
-    });
-  });
-
-  it("gives NaN for a row that the table lacks", async () => {
-    const y = takeRows(tf.ones([3, 1]), tf.tensor1d([2, 3, -1], "int32"));
-    expect([...(await y.data())]).toEqual([1, NaN, NaN]);
-  });
-});
-
-describe("headLoss on webgpu", () => {
-  it.each([
-    [1, 1, 2],
-    [5, 3, 7],
-    [256, 4, 256], // whole blocks
-    [257, 5, 300], // one past a block
-    [3, 9, 515],
-  ])("agrees with its reference for %i tokens of width %i, %i words, some rows of weight 0", async (M, D, V) => {
-    const inputs = {
-      h: normal([M, D], 1),
-      weight: normal([V, D], 2),
-      targets: integers([M], V, 3),
-      weights: { ...normal([M], 4), values: normal([M], 4).values.map((w, i) => (i % 3 === 1 ? 0 : w)) },
-    };
-    const comparison = {
-      inputs,
-      op: (t: Record<string, tf.Tensor>) => headLoss(t.h, t.weight, t.targets, t.weights),
-      reference: (t: Record<string, tf.Tensor>) => headLossReference(t.h, t.weight, t.targets, t.weights),
-    };
-    await expectKernel({ ...comparison, trained: ["h", "weight"] });
-    await expectKernel({ ...comparison, trained: ["h"] }); // A frozen head.
-  });
-
-  it("stays right with large logits", async () => {
-    await expectKernel({
-      inputs: {
-        h: normal([4, 6], 1, 30),
-        weight: normal([300, 6], 2, 10),
-        targets: integers([4], 300, 3),
-        weights: floats([4], [0.25, 0.25, 0.25, 0.25]),
-      },
-      trained: ["h", "weight"],
-      op: (t) => headLoss(t.h, t.weight, t.targets, t.weights),
-      reference: (t) => headLossReference(t.h, t.weight, t.targets, t.weights),
-      tolerance: 1e-4, // Logits of several hundred keep five digits after the point in float32.
-    });
-  });
-
-  it("gives a gradient to a weight that is computed from what is differentiated by", async () => {
-    await expectKernel({
-      inputs: {
-        h: normal([4, 6], 1),
-        weight: normal([9, 6], 2),
-        targets: integers([4], 9, 3),
-        weights: normal([4], 4),
-      },
-      trained: ["weight"],
-      op: (t) => headLoss(t.h, t.weight.mul(2), t.targets, t.weights),
-      reference: (t) => headLossReference(t.h, t.weight.mul(2), t.targets, t.weights),
-    });
-  });
-
-  it("is the same in chunks of tokens, the last one shorter", async () => {
-    const before = headLossWorkspace.elements;
-    headLossWorkspace.elements = 20; // Two rows of seven words, then one.
-    try {
-      await expectKernel({
-        inputs: {
-          h: normal([5, 3], 1),
-          weight: normal([7, 3], 2),
-          targets: integers([5], 7, 3),
-          weights: normal([5], 4),
-        },
-        trained: ["h", "weight"],
-        op: (t) => headLoss(t.h, t.weight, t.targets, t.weights),
-        reference: (t) => headLossReference(t.h, t.weight, t.targets, t.weights),
-      });
-    } finally {
-      headLossWorkspace.elements = before;
-    }
-  });
-
-  it("gives NaN for a target that is no word, except in padding", async () => {
-    const [h, weight, targets] = [tf.ones([2, 3]), tf.ones([4, 3]), tf.tensor1d([1, -100], "int32")];
-    expect((await headLoss(h, weight, targets, tf.tensor1d([0.5, 0.5])).data())[0]).toBeNaN();
-    expect((await headLoss(h, weight, targets, tf.tensor1d([1, 0])).data())[0]).toBeCloseTo(Math.log(4), 6);
-  });
-});
-
-describe("storeRows on webgpu", () => {
-  it("writes the rows and nothing else", async () => {
-    const [target, rows, slots] = [normal([2, 5, 3], 1), normal([4, 3], 2), ints([4], [9, 0, 3, 4])];
-    const stored: Plain[] = [];
-    for (const backend of ["cpu", "webgpu"] as const) {
-      await activate(backend);
-      const tensor = toTensor(target);
-      storeRows(tensor, toTensor(rows), toTensor(slots));
-      stored.push(floats(target.shape, [...(await tensor.data())]));
-    }
-    expectSameBits({ stored: stored[1] }, { stored: stored[0] });
-  });
-
-  it("leaves out a slot outside the target", async () => {
-    const target = tf.zeros([2, 2]);
-    storeRows(target, tf.ones([3, 2]), tf.tensor1d([1, 2, -1], "int32"));
-    expect([...(await target.data())]).toEqual([0, 0, 1, 1]);
   });
 });
 

@@ -17,6 +17,11 @@ export function scale(x: usize, factor: f32, y: usize, n: i32): void {
   for (; i < n; i++) store<f32>(at(y, i), factor * load<f32>(at(x, i)));
 }
 
+/** y = factor[0] * x. In place will do. */
+export function scaleBy(x: usize, factor: usize, y: usize, n: i32): void {
+  scale(x, load<f32>(factor), y, n);
+}
+
 /** Each of the rows of y: [rows, width] gets `row`: [width] added, in place. */
 export function addRow(y: usize, row: usize, rows: i32, width: i32): void {
   for (let r = 0; r < rows; r++) addScaled(at(y, r * width), row, 1, width);

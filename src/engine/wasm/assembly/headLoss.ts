@@ -1,190 +1,169 @@
-// The head and its cross-entropy, a block of tokens by a block of the vocabulary at a time: no more than one block of
-// logits is ever held, whatever the vocabulary. With the gradients at once, where whole rows of logits fit into a block:
-// that saves computing the logits again.
+// The head and a loss on its rows, with the gradients, a block of tokens at a time: no more than a block of logits is ever
+// held, and none is computed twice.
 
-import { gemm } from "./gemm";
-import { at, clear, exp1, exp4, log1, sum4 } from "./math";
+import { distilRow } from "./distilLoss";
+import { gemm, gemmPacked } from "./gemm";
+import { at, clear, copy, exp1, exp4, log1, sum4 } from "./math";
 
-const TOKENS = 256;
-const WORDS = 256;
-const WHOLE_ROWS = 1 << 18; // Elements of a block of whole rows (1 MB),
-const FEWEST_TOKENS = 32; // of at least so many tokens: fewer make slow products.
+const TOKENS = 256; // Of a block, at most,
+const BLOCK = 1 << 18; // or fewer where their logits would take more elements than this (1 MB),
+const FEWEST_TOKENS = 32; // but not fewer than this: they make slow products.
 
-/** Bytes of working memory that the functions here want. */
-export function headLossBytes(): i32 {
-  return (WHOLE_ROWS + 3 * TOKENS) << 2;
+/** Tokens whose logits are computed together. */
+function blockTokens(v: i32): i32 {
+  return max(FEWEST_TOKENS, min(TOKENS, BLOCK / v));
 }
 
-/** The largest vocabulary for `headLossAndGradient`. */
-export function headLossWidestRow(): i32 {
-  return WHOLE_ROWS / FEWEST_TOKENS;
+/** Bytes of working memory that `headLoss` wants; k: of `distilRow`. */
+export function headLossBytes(d: i32, v: i32, k: i32): i32 {
+  return (blockTokens(v) * (v + 2 * d) + k) << 2;
 }
 
-/** The first row whose target is no word though its weight is not 0, or -1. */
-export function firstWrongTarget(targets: usize, weights: usize, m: i32, v: i32): i32 {
-  for (let row = 0; row < m; row++) {
-    if (load<u32>(at(targets, row)) >= <u32>v && load<f32>(at(weights, row)) != 0) return row;
+/** The first row whose target is no word though its weight is not 0, or -1. targets: k for each row. */
+export function firstWrongTarget(targets: usize, weights: usize, m: i32, k: i32, v: i32): i32 {
+  for (let i = 0; i < m * k; i++) {
+    if (load<u32>(at(targets, i)) >= <u32>v && load<f32>(at(weights, i / k)) != 0) return i;
   }
   return -1;
 }
 
-/** h: [m, d], weight: [v, d], targets: int32 [m], weights: [m] -> loss: [], logsumexp: [m]. */
+/**
+ * Cross-entropy (k = 0): targets: int32 [m]. Distillation (k > 0): targets: int32 [m, k], with their logProbabilities.
+ *
+ * h: [n, d]; row i of the loss is h[positions[i]], or h[i] if the address of positions is 0. weights: [m] -> loss: []; and
+ * unless their addresses are 0, the gradients dh: [n, d], dweight: [v, d] (of a head of one part).
+ *
+ * The head is in `parts` parts, by rows of the vocabulary; `head` is a table of their formats (-1: float32),
+ * addresses and numbers of rows.
+ */
 export function headLoss(
   h: usize,
-  weight: usize,
+  positions: usize,
+  head: usize,
+  parts: i32,
   targets: usize,
+  logProbabilities: usize,
   weights: usize,
   loss: usize,
-  logsumexp: usize,
+  dh: usize,
+  dweight: usize,
+  n: i32,
   m: i32,
   d: i32,
   v: i32,
+  k: i32,
+  temperature: f32,
   work: usize,
 ): void {
+  const most = blockTokens(v);
   const logits = work;
-  const largest = at(work, TOKENS * WORDS);
-  const sums = at(largest, TOKENS);
-  const own = at(sums, TOKENS);
+  const taken = at(logits, most * v);
+  const dtaken = at(taken, most * d);
+  const scratch = at(dtaken, most * d);
   let total: f64 = 0;
-  for (let m0 = 0; m0 < m; m0 += TOKENS) {
-    const tokens = min(TOKENS, m - m0);
-    for (let i = 0; i < tokens; i++) store<f32>(at(largest, i), -Infinity);
-    clear(sums, tokens);
-    clear(own, tokens);
-    for (let v0 = 0; v0 < v; v0 += WORDS) {
-      const words = min(WORDS, v - v0);
-      gemm(false, true, tokens, words, d, at(h, m0 * d), d, at(weight, v0 * d), d, logits, WORDS, false);
-      for (let i = 0; i < tokens; i++) {
-        const row = at(logits, i * WORDS);
-        const target = load<i32>(at(targets, m0 + i)) - v0;
-        if (<u32>target < <u32>words) store<f32>(at(own, i), load<f32>(at(row, target)));
-        addExponentials(row, words, at(largest, i), at(sums, i));
+  if (dh && positions) clear(dh, n * d);
+  if (dweight && m == 0) clear(dweight, v * d);
+  for (let m0 = 0; m0 < m; m0 += most) {
+    const tokens = min(most, m - m0);
+    if (positions) for (let i = 0; i < tokens; i++) copy(at(taken, i * d), hiddenRow(h, positions, m0 + i, d), d);
+    const x = positions ? taken : at(h, m0 * d);
+    toLogits(x, head, parts, tokens, d, v, logits);
+    for (let i = 0; i < tokens; i++) {
+      const row = at(logits, i * v);
+      const w = load<f32>(at(weights, m0 + i));
+      if (w == 0) clear(row, v);
+      else if (k == 0) total += crossEntropyRow(row, v, load<i32>(at(targets, m0 + i)), w, dh != 0);
+      else {
+        const known = (m0 + i) * k;
+        total += distilRow(row, v, at(targets, known), at(logProbabilities, known), k, temperature, w, scratch);
       }
     }
-    for (let i = 0; i < tokens; i++) {
-      const value = load<f32>(at(largest, i)) + <f32>log1(load<f32>(at(sums, i)));
-      store<f32>(at(logsumexp, m0 + i), value);
-      const w = load<f32>(at(weights, m0 + i));
-      if (w != 0) total += <f64>w * (<f64>value - <f64>load<f32>(at(own, i)));
+    if (!dh) continue;
+    const dx = positions ? dtaken : at(dh, m0 * d);
+    toHidden(logits, head, parts, tokens, d, v, dx);
+    for (let i = 0; positions && i < tokens; i++) {
+      if (load<f32>(at(weights, m0 + i)) != 0) copy(hiddenRow(dh, positions, m0 + i, d), at(dx, i * d), d);
     }
+    if (dweight) gemm(true, false, v, d, tokens, logits, v, x, d, dweight, d, m0 > 0);
   }
   store<f32>(loss, <f32>total);
 }
 
-/** Take a row of n logits into the running maximum and the running sum of e^(logit - maximum). */
-function addExponentials(row: usize, n: i32, largest: usize, sum: usize): void {
-  const before = load<f32>(largest);
-  let most4 = f32x4.splat(before);
+function hiddenRow(h: usize, positions: usize, i: i32, d: i32): usize {
+  return at(h, load<i32>(at(positions, i)) * d);
+}
+
+/** x: [tokens, d] -> logits: [tokens, v]. */
+export function toLogits(x: usize, head: usize, parts: i32, tokens: i32, d: i32, v: i32, logits: usize): void {
+  let v0 = 0;
+  for (let part = 0; part < parts; part++) {
+    const words = load<i32>(at(head, 3 * part + 2));
+    partProduct(head, part, true, tokens, words, d, x, d, at(logits, v0), v, false);
+    v0 += words;
+  }
+}
+
+/** dlogits: [tokens, v] -> dx: [tokens, d]. */
+function toHidden(dlogits: usize, head: usize, parts: i32, tokens: i32, d: i32, v: i32, dx: usize): void {
+  let v0 = 0;
+  for (let part = 0; part < parts; part++) {
+    const words = load<i32>(at(head, 3 * part + 2));
+    partProduct(head, part, false, tokens, d, words, at(dlogits, v0), v, dx, d, part > 0);
+    v0 += words;
+  }
+}
+
+/** A product with a part of the head (its transpose, if `transpose`), stored plain or small. */
+function partProduct(
+  head: usize,
+  part: i32,
+  transpose: bool,
+  m: i32,
+  n: i32,
+  k: i32,
+  a: usize,
+  lda: i32,
+  c: usize,
+  ldc: i32,
+  accumulate: bool,
+): void {
+  const format = load<i32>(at(head, 3 * part));
+  const b = <usize>load<u32>(at(head, 3 * part + 1));
+  const d = transpose ? k : n;
+  if (format < 0) gemm(false, transpose, m, n, k, a, lda, b, d, c, ldc, accumulate);
+  else gemmPacked(format, transpose, m, n, k, a, lda, b, transpose ? n : k, d, c, ldc, accumulate);
+}
+
+/** Returns the weighted loss of a row of v logits, each of which becomes the loss's gradient by it if that is asked for. */
+function crossEntropyRow(row: usize, v: i32, target: i32, w: f32, gradient: bool): f64 {
+  const normalizer = logSumExp(row, v);
+  const loss = <f64>w * (<f64>normalizer - <f64>load<f32>(at(row, target)));
+  if (!gradient) return loss;
+  const shift = f32x4.splat(normalizer);
+  const factors = f32x4.splat(w);
   let i = 0;
-  for (; i + 4 <= n; i += 4) most4 = f32x4.pmax(most4, v128.load(at(row, i)));
+  for (; i + 4 <= v; i += 4) {
+    v128.store(at(row, i), f32x4.mul(exp4(f32x4.sub(v128.load(at(row, i)), shift)), factors));
+  }
+  for (; i < v; i++) store<f32>(at(row, i), exp1(load<f32>(at(row, i)) - normalizer) * w);
+  store<f32>(at(row, target), load<f32>(at(row, target)) - w);
+  return loss;
+}
+
+/** The logarithm of the sum of e^x over n elements. */
+export function logSumExp(x: usize, n: i32): f32 {
+  let most4 = f32x4.splat(-Infinity);
+  let i = 0;
+  for (; i + 4 <= n; i += 4) most4 = f32x4.pmax(most4, v128.load(at(x, i)));
   let most = max(
     max(f32x4.extract_lane(most4, 0), f32x4.extract_lane(most4, 1)),
     max(f32x4.extract_lane(most4, 2), f32x4.extract_lane(most4, 3)),
   );
-  for (; i < n; i++) most = max(most, load<f32>(at(row, i)));
+  for (; i < n; i++) most = max(most, load<f32>(at(x, i)));
   const shift = f32x4.splat(most);
   let sums = f32x4.splat(0);
   let rest: f32 = 0;
-  for (i = 0; i + 4 <= n; i += 4) sums = f32x4.add(sums, exp4(f32x4.sub(v128.load(at(row, i)), shift)));
-  for (; i < n; i++) rest += exp1(load<f32>(at(row, i)) - most);
-  store<f32>(sum, load<f32>(sum) * exp1(before - most) + (sum4(sums) + rest));
-  store<f32>(largest, most);
-}
-
-/**
- * The same, and its gradients at dy = 1: dh: [m, d], and dweight: [v, d] unless its address is 0. `v` is at most
- * `headLossWidestRow()`.
- */
-export function headLossAndGradient(
-  h: usize,
-  weight: usize,
-  targets: usize,
-  weights: usize,
-  loss: usize,
-  logsumexp: usize,
-  dh: usize,
-  dweight: usize,
-  m: i32,
-  d: i32,
-  v: i32,
-  work: usize,
-): void {
-  const most = min(TOKENS, WHOLE_ROWS / v);
-  const largest = at(work, WHOLE_ROWS);
-  const sum = at(largest, 1);
-  let total: f64 = 0;
-  if (dweight && m == 0) clear(dweight, v * d);
-  for (let m0 = 0; m0 < m; m0 += most) {
-    const tokens = min(most, m - m0);
-    const rows = at(h, m0 * d);
-    gemm(false, true, tokens, v, d, rows, d, weight, d, work, v, false);
-    for (let i = 0; i < tokens; i++) {
-      const row = at(work, i * v);
-      const w = load<f32>(at(weights, m0 + i));
-      const target = load<i32>(at(targets, m0 + i));
-      store<f32>(largest, -Infinity);
-      store<f32>(sum, 0);
-      addExponentials(row, v, largest, sum);
-      const normalizer = load<f32>(largest) + <f32>log1(load<f32>(sum));
-      store<f32>(at(logsumexp, m0 + i), normalizer);
-      if (w != 0) total += <f64>w * (<f64>normalizer - <f64>load<f32>(at(row, target)));
-      scaleProbabilities(row, v, normalizer, w);
-      if (<u32>target < <u32>v) store<f32>(at(row, target), load<f32>(at(row, target)) - w);
-    }
-    gemm(false, false, tokens, d, v, work, v, weight, d, at(dh, m0 * d), d, false);
-    if (dweight) gemm(true, false, v, d, tokens, work, v, rows, d, dweight, d, m0 > 0);
-  }
-  store<f32>(loss, <f32>total);
-}
-
-/**
- * dy: [] and what `headLoss` saved -> dh: [m, d], and dweight: [v, d] unless its address is 0.
- *
- * dlogits[i, j] = dy * weights[i] * (e^(logits[i, j] - logsumexp[i]) - [j = targets[i]]), computed block by block.
- */
-export function headLossGradient(
-  dy: usize,
-  h: usize,
-  weight: usize,
-  targets: usize,
-  weights: usize,
-  logsumexp: usize,
-  dh: usize,
-  dweight: usize,
-  m: i32,
-  d: i32,
-  v: i32,
-  work: usize,
-): void {
-  const outer = load<f32>(dy);
-  if (dweight && m == 0) clear(dweight, v * d);
-  for (let m0 = 0; m0 < m; m0 += TOKENS) {
-    const tokens = min(TOKENS, m - m0);
-    const rows = at(h, m0 * d);
-    for (let v0 = 0; v0 < v; v0 += WORDS) {
-      const words = min(WORDS, v - v0);
-      const table = at(weight, v0 * d);
-      gemm(false, true, tokens, words, d, rows, d, table, d, work, WORDS, false);
-      for (let i = 0; i < tokens; i++) {
-        const row = at(work, i * WORDS);
-        const factor = outer * load<f32>(at(weights, m0 + i));
-        const target = load<i32>(at(targets, m0 + i)) - v0;
-        scaleProbabilities(row, words, load<f32>(at(logsumexp, m0 + i)), factor);
-        if (<u32>target < <u32>words) store<f32>(at(row, target), load<f32>(at(row, target)) - factor);
-      }
-      gemm(false, false, tokens, d, words, work, WORDS, table, d, at(dh, m0 * d), d, v0 > 0);
-      if (dweight) gemm(true, false, words, d, tokens, work, WORDS, rows, d, at(dweight, v0 * d), d, m0 > 0);
-    }
-  }
-}
-
-/** logits -> factor * e^(logits - logsumexp), in place. */
-function scaleProbabilities(row: usize, n: i32, logsumexp: f32, factor: f32): void {
-  const shift = f32x4.splat(logsumexp);
-  const factors = f32x4.splat(factor);
-  let i = 0;
-  for (; i + 4 <= n; i += 4) {
-    v128.store(at(row, i), f32x4.mul(exp4(f32x4.sub(v128.load(at(row, i)), shift)), factors));
-  }
-  for (; i < n; i++) store<f32>(at(row, i), exp1(load<f32>(at(row, i)) - logsumexp) * factor);
+  for (i = 0; i + 4 <= n; i += 4) sums = f32x4.add(sums, exp4(f32x4.sub(v128.load(at(x, i)), shift)));
+  for (; i < n; i++) rest += exp1(load<f32>(at(x, i)) - most);
+  return most + <f32>log1(sum4(sums) + rest);
 }

@@ -4,11 +4,16 @@
 import { addScaled, at, clear, copy } from "./math";
 
 /** The first of `count` indices outside 0..limit-1, or -1. */
-function firstOutside(indices: usize, count: i32, limit: i32): i32 {
+export function firstOutside(indices: usize, count: i32, limit: i32): i32 {
   for (let i = 0; i < count; i++) {
     if (load<u32>(at(indices, i)) >= <u32>limit) return i;
   }
   return -1;
+}
+
+/** Element `i` of an array of integers. */
+export function integerAt(integers: usize, i: i32): i32 {
+  return load<i32>(at(integers, i));
 }
 
 /** table: [tableRows, width], rows: int32 [count] -> y: [count, width]. Returns the first index outside, or -1. */
