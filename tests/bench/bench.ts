@@ -5,7 +5,9 @@ import { startBackend } from "../../src/engine/backend.ts";
 import { provideWebGpu } from "../../src/cli/webgpu.ts";
 import { wasmUrl } from "../../src/cli/wasmUrl.ts";
 import type { Patience } from "./measure.ts";
+import type { ModelConfig } from "../../src/formats/hfConfig.ts";
 import type { Device, Result } from "./results.ts";
+import { FIVE_MILLION, ONE_MILLION } from "./shapes.ts";
 
 export type Backend = "wasm" | "webgpu";
 
@@ -61,4 +63,10 @@ export function placeOf(backend: Backend, { adapter }: Bench): { where: string; 
 /** Whether WebGPU here computes on the processor, tens of times slower than wasm: sizes are then small. */
 export function isSlow(backend: Backend, { adapter }: Bench): boolean {
   return backend === "webgpu" && adapter.device === "software";
+}
+
+/** The shapes that rows are measured at. */
+export function shapesOf({ quick }: Bench): [string, ModelConfig][] {
+  const small: [string, ModelConfig] = ["1M", ONE_MILLION];
+  return quick ? [small] : [small, ["5M", FIVE_MILLION]];
 }

@@ -7,10 +7,13 @@ import { join, resolve } from "node:path";
 import { endWith, oneOf, readArguments, UsageError } from "../../src/cli/arguments.ts";
 import { type Adapter, type Bench, findNodeAdapter, type Row } from "./bench.ts";
 import { between, line, type Result, table } from "./results.ts";
+import { decoding } from "./decoding.ts";
+import { dispatches } from "./dispatches.ts";
 import { peer } from "./peer.ts";
+import { steadyState } from "./steadyState.ts";
 import { training } from "./training.ts";
 
-const ROWS: Row[] = [training, peer];
+const ROWS: Row[] = [training, dispatches, peer, steadyState, decoding];
 
 const HELP = `npm run bench -- [OPTIONS]
 

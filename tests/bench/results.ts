@@ -14,7 +14,7 @@ export interface Result {
   /** "wasm, Node" and the like. */
   where: string;
   device: Device;
-  unit: "ms" | "tokens/s" | "GFLOP/s" | "dispatches" | "bytes" | "%";
+  unit: "ms" | "tokens/s" | "GFLOP/s" | "dispatches" | "bytes" | "%" | "";
   /** Null: unmeasured, and `note` says why. */
   ours: Spread | null;
   /** What ours is compared with, if with anything. */

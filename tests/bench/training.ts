@@ -1,11 +1,10 @@
 // A training step: ours against the same model in stock TensorFlow.js operations with tf.train.adam.
 
 import type { ModelConfig } from "../../src/formats/hfConfig.ts";
-import { activate, type Backend, type Bench, isSlow, placeOf, type Row } from "./bench.ts";
+import { activate, type Backend, type Bench, isSlow, placeOf, type Row, shapesOf } from "./bench.ts";
 import { interleave, spreadOf } from "./measure.ts";
 import { checkSameWork, freshModel, ourTrainer, randomBatch, type Tuning } from "./ours.ts";
 import { compared, type Result } from "./results.ts";
-import { FIVE_MILLION, ONE_MILLION } from "./shapes.ts";
 import { stockTrainer } from "./stock.ts";
 
 const LEARNING_RATE = 1e-3;
@@ -22,11 +21,6 @@ export const training: Row = {
     }
   },
 };
-
-function shapesOf({ quick }: Bench): [string, ModelConfig][] {
-  const small: [string, ModelConfig] = ["1M", ONE_MILLION];
-  return quick ? [small] : [small, ["5M", FIVE_MILLION]];
-}
 
 async function contest(
   name: string,

@@ -16,5 +16,5 @@ globalThis.contest = (request) =>
       else resolve(data);
     });
     worker.addEventListener("error", ({ message }) => reject(new Error(message)));
-    worker.postMessage(request);
+    worker.postMessage(request, []);
   });
