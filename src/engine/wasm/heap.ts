@@ -4,8 +4,9 @@
 import type { BackendWasm } from "@tensorflow/tfjs-backend-wasm";
 import * as tf from "../tf.ts";
 import { type Arena, createArena } from "./arena.ts";
-import base64 from "./assembly/kernels.ts?assembly";
 import type { CpuKernels } from "./kernels.ts";
+import { kernelModule } from "./module.ts";
+import type { ThreadHost } from "./threads.ts";
 
 interface EmscriptenModule {
   asm: { memory: WebAssembly.Memory };
@@ -25,18 +26,28 @@ function emscripten(): EmscriptenModule {
   return backend().wasm as unknown as EmscriptenModule;
 }
 
-/** The kernels, bound to the active wasm backend's memory. Compiled synchronously the first time (tens of kilobytes). */
+/** The kernels, bound to the active wasm backend's memory. */
 export function cpu(): CpuKernels {
   const active = backend();
   if (bound?.backend === active) return bound.kernels;
-  const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
   const { memory } = emscripten().asm;
-  const instance = new WebAssembly.Instance(new WebAssembly.Module(bytes), { env: { memory } });
+  const instance = new WebAssembly.Instance(kernelModule(), { env: { memory } });
   const kernels = instance.exports as unknown as CpuKernels;
-  kernels.bindGemm(aligned(allocate(kernels.gemmBytes() + ALIGNMENT)));
+  kernels.bindGemm(allocateAligned(kernels.gemmBytes()));
   bound = { backend: active, kernels };
   scratch = { address: 0, bytes: 0 };
   return kernels;
+}
+
+/** Have threads beside this one do their part of what the kernels compute. The heap must be shared memory. */
+export async function startThreads({ count, start }: ThreadHost): Promise<void> {
+  const kernels = cpu();
+  const table = allocateAligned(kernels.threadsBytes());
+  emscripten().HEAP32.fill(0, table / 4, (table + kernels.threadsBytes()) / 4);
+  const work = { module: kernelModule(), memory: emscripten().asm.memory, table };
+  const others = Array.from({ length: count - 1 }, () => allocateAligned(kernels.gemmBytes()));
+  await Promise.all(others.map((packing) => start({ ...work, packing })));
+  kernels.bindThreads(table, count);
 }
 
 const ALIGNMENT = 64; // A cache line.
@@ -49,6 +60,10 @@ function allocate(bytes: number): number {
   const address = emscripten()._malloc(bytes) >>> 0;
   if (address === 0) throw outOfMemory(bytes);
   return address;
+}
+
+function allocateAligned(bytes: number): number {
+  return aligned(allocate(bytes + ALIGNMENT));
 }
 
 function outOfMemory(bytes: number): Error {
@@ -64,7 +79,7 @@ export function at(tensor: tf.TensorInfo): number {
 
 /** A new tensor on the heap, its content undefined. Throws where there is no memory left. */
 export function make(shape: number[], dtype: "float32" | "int32" = "float32"): tf.TensorInfo {
-  if (recorder) return backend().makeOutput(shape, dtype, arena().take(tf.util.sizeFromShape(shape) * 4));
+  if (recorder) return backend().makeOutput(shape, dtype, recorder.arena.take(tf.util.sizeFromShape(shape) * 4));
   const tensor = backend().makeOutput(shape, dtype);
   if (at(tensor) === 0) throw outOfMemory(tf.util.sizeFromShape(shape) * 4); // TensorFlow.js does not look.
   return tensor;
@@ -78,7 +93,7 @@ export function view(tensor: tf.TensorInfo): Float32Array | Int32Array {
 /** Address of at least `bytes` bytes of working memory, shared by all kernels, undefined content, 64-byte aligned. */
 export function workspace(bytes: number): number {
   if (recorder) {
-    const address = arena().take(bytes);
+    const address = recorder.arena.take(bytes);
     recorder.workspaces.push(address);
     return address;
   }
@@ -100,6 +115,7 @@ export function run(work: () => void): void {
 }
 
 interface Recorder {
+  arena: Arena;
   works: (() => void)[];
   /** Working memory of the operation under way. */
   workspaces: number[];
@@ -115,9 +131,11 @@ function arena(): Arena {
   if (!own) {
     const made = createArena(allocate);
     const module = emscripten();
+    module._free(module._malloc(ALIGNMENT)); // The first call replaces the function by itself.
     const free = module._free.bind(module);
     module._free = (address) => {
-      if (!made.giveBack(address >>> 0)) free(address);
+      if (address >= NOWHERE) phantoms.giveBack(address);
+      else if (!made.giveBack(address >>> 0)) free(address);
     };
     arenas.set(active, made);
     own = made;
@@ -127,21 +145,43 @@ function arena(): Arena {
 
 /** From here on `run` does nothing but take note, until `endRecording`. */
 export function beginRecording(): void {
-  arena().reset();
-  recorder = { works: [], workspaces: [] };
+  begin(arena());
+}
+
+/** The same without any memory: what is noted cannot be done. */
+export function beginRehearsal(): void {
+  arena(); // Knows what to do when a tensor that lies nowhere is disposed of.
+  begin(phantoms);
+}
+
+function begin(own: Arena): void {
+  own.reset();
+  recorder = { arena: own, works: [], workspaces: [] };
+}
+
+const NOWHERE = 2 ** 40; // Addresses from here on are of no memory.
+let nextPhantom = 2 * NOWHERE;
+let nextBlock = NOWHERE;
+const phantoms = createArena((bytes) => (nextBlock += bytes) - bytes);
+
+/** A tensor without memory that rehearsals may read. */
+export function makePhantom(shape: number[], dtype: "float32" | "int32"): tf.TensorInfo {
+  arena();
+  nextPhantom += 4 * tf.util.sizeFromShape(shape);
+  return backend().makeOutput(shape, dtype, nextPhantom);
 }
 
 /** What was noted, to be done in this order, and the most memory that it holds at a time. */
 export function endRecording(): { works: (() => void)[]; bytes: number } {
-  const works = recorder?.works ?? [];
+  const { works = [], arena: own = arena() } = recorder ?? {};
   recorder = null;
-  return { works, bytes: arena().peakBytes() };
+  return { works, bytes: own.peakBytes() };
 }
 
 /** An operation has been noted: its working memory may serve the next one. */
 export function endOfOperation(): void {
   if (!recorder) return;
-  for (const address of recorder.workspaces) arena().giveBack(address);
+  for (const address of recorder.workspaces) recorder.arena.giveBack(address);
   recorder.workspaces = [];
 }
 
