@@ -1,15 +1,14 @@
 // The small parts that both families share: linear maps (with an optional LoRA adapter), norms, the gated MLP, rotary tables.
 
-import { constantTensor } from "../engine/constants.ts";
+import { linear as linearOp, linears as linearsOp } from "../engine/ops/linear.ts";
 import { matmul } from "../engine/ops/matmul.ts";
 import { rmsNorm } from "../engine/ops/rmsNorm.ts";
 import type { RopeTable, RotaryLayout } from "../engine/ops/rotate.ts";
 import { swiGlu } from "../engine/ops/swiGlu.ts";
-import { takeRows } from "../engine/ops/takeRows.ts";
+import { unpackedMatrix } from "../engine/ops/unpack.ts";
 import { isPacked, type Matrix } from "../engine/packed.ts";
 import * as tf from "../engine/tf.ts";
 import type { Yarn } from "../formats/hfConfig.ts";
-import { plainTensor } from "./storage.ts";
 
 /** A LoRA adapter (Hu et al., 2021, eq. 3): adds scale * B(A(x)). */
 export interface Lora {
@@ -37,37 +36,30 @@ export interface Mlp {
 
 /** x: [..., in] -> [..., out]; `residual`: [..., out] is added. */
 export function linear(p: Linear, x: tf.Tensor, residual?: tf.Tensor): tf.Tensor {
-  const [out, width] = p.weight.shape as [number, number];
-  const flat = x.reshape([-1, width]); // [N, in]
-  let y = matmul(flat, plainTensor("weight", p.weight), false, true); // [N, out]
-  if (p.bias) y = y.add(p.bias);
-  if (p.lora) y = y.add(matmul(matmul(flat, p.lora.a, false, true).mul(p.lora.scale), p.lora.b, false, true));
-  const shaped = y.reshape([...x.shape.slice(0, -1), out]);
-  return residual ? shaped.add(residual) : shaped;
+  const { weight, bias, lora } = p;
+  const added = residual && asRows(residual);
+  return linearOp(asRows(x), weight, { bias, lora, residual: added }).reshape(outputShape(p, x));
 }
 
 /** Several maps of one input: x: [..., in] -> [..., out] for each. */
 export function linears(maps: Linear[], x: tf.Tensor): tf.Tensor[] {
-  return maps.map((p) => linear(p, x));
+  return linearsOp(asRows(x), maps).map((y, i) => y.reshape(outputShape(maps[i], x)));
+}
+
+function asRows(x: tf.Tensor): tf.Tensor {
+  return x.reshape([-1, x.shape.at(-1)!]);
+}
+
+function outputShape({ weight }: Linear, x: tf.Tensor): number[] {
+  return [...x.shape.slice(0, -1), weight.shape[0]!];
 }
 
 /** The weight that a linear map with its adapter amounts to: [out, in]. A new tensor, float32 whatever the weight is. */
-export function mergedWeight(p: Linear): tf.Tensor {
+export function mergedWeight({ weight, lora }: Linear): tf.Tensor {
   return tf.tidy(() => {
-    const weight = asTensor(p.weight);
-    return p.lora ? weight.add(matmul(p.lora.b, p.lora.a).mul(p.lora.scale)) : weight;
+    const base = isPacked(weight) ? unpackedMatrix(weight) : weight.clone();
+    return lora ? base.add(matmul(lora.b, lora.a).mul(lora.scale)) : base;
   });
-}
-
-/** A new tensor of a matrix's values. */
-function asTensor(matrix: Matrix): tf.Tensor {
-  if (!isPacked(matrix)) return matrix.clone();
-  const rows = constantTensor(
-    Array.from({ length: matrix.shape[0] }, (_, i) => i),
-    [matrix.shape[0]],
-    "int32",
-  );
-  return takeRows(matrix as unknown as tf.Tensor, rows);
 }
 
 /** x: [..., D] -> [..., D] */
