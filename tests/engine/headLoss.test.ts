@@ -116,11 +116,11 @@ describe.each(KERNEL_BACKENDS)("headLoss on %s", (backend) => {
 
   it("does not scale gradients where the loss itself is differentiated", async () => {
     const [h, weight, targets, weights] = Object.values(inputs(3, 2, 5)).map(toTensor);
-    const { runKernel } = tf.engine();
+    const runKernel = tf.engine().runKernel.bind(tf.engine());
     const kernels: string[] = [];
-    tf.engine().runKernel = function (name, ...rest) {
+    tf.engine().runKernel = (name, ...rest) => {
       kernels.push(name);
-      return runKernel.call(this, name, ...rest) as never;
+      return runKernel(name, ...rest) as never;
     };
     valueAndGradients(() => headLoss(h, weight, targets, weights), [h, weight]);
     delete (tf.engine() as Partial<ReturnType<typeof tf.engine>>).runKernel;
