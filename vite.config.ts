@@ -4,6 +4,12 @@ import { dirname, join } from "node:path";
 import type { Plugin } from "vite";
 import { defineConfig } from "vite";
 
+const OPTIONS = [
+  ...["-O3", "--runtime", "stub", "--noAssert", "--use", "abort=", "--enable", "simd", "--enable", "threads"],
+  // It computes in place on the heap of TensorFlow.js, which has this maximum.
+  ...["--importMemory", "--initialMemory", "1", "--maximumMemory", "65536"],
+];
+
 /**
  * `import base64 from "./x.ts?assembly"` compiles AssemblyScript to WebAssembly and yields its bytes as base64;
  * "?assembly&relaxed" compiles it for relaxed SIMD.
@@ -23,12 +29,12 @@ function assembly(): Plugin {
         .toSorted()
         .map((name) => join(folder, name));
       for (const source of sources) this.addWatchFile(source);
-      const hash = createHash("sha256");
+      const hash = createHash("sha256").update(OPTIONS.join(" "));
       for (const source of sources) hash.update(readFileSync(source));
       const name = `${hash.digest("hex").slice(0, 16)}${relaxed ? "-relaxed" : ""}.wasm`;
       const cached = join(".cache", "assembly", name);
       if (!existsSync(cached)) {
-        const bytes = await compile(entry, ["simd", ...(relaxed ? ["relaxed-simd"] : [])]);
+        const bytes = await compile(entry, relaxed ? ["relaxed-simd"] : []);
         mkdirSync(dirname(cached), { recursive: true });
         writeFileSync(`${cached}.${process.pid}`, bytes);
         renameSync(`${cached}.${process.pid}`, cached); // Whole, should another process look for it.
@@ -43,11 +49,7 @@ async function compile(entry: string, features: string[]): Promise<Uint8Array> {
   const output = new Map<string, Uint8Array>();
   let complaints = "";
   const { error } = await asc.main(
-    [
-      ...[entry, "--outFile", "out.wasm", "-O3", "--runtime", "stub", "--noAssert", "--use", "abort="],
-      "--importMemory", // It computes in place on the heap of TensorFlow.js.
-      ...features.flatMap((feature) => ["--enable", feature]),
-    ],
+    [entry, "--outFile", "out.wasm", ...OPTIONS, ...features.flatMap((feature) => ["--enable", feature])],
     {
       stderr: { write: (text: Uint8Array | string) => (complaints += String(text)) },
       writeFile: (name: string, contents: Uint8Array | string) => {

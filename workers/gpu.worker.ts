@@ -21,6 +21,7 @@ import { openEventLog } from "./eventLog.ts";
 import { failing } from "./failing.ts";
 import { withRecovery } from "./recovery.ts";
 import { runHost } from "./runHost.ts";
+import { pageThreads } from "./threads.ts";
 
 /** Whom a question goes to: a base model by its name, or the model a run made. */
 export type Whom = { kind: "base"; model: string } | { kind: "run"; runId: string };
@@ -109,7 +110,11 @@ function backend(): Promise<BackendChoice> {
     open = null; // Its tensors went with the device.
     started = undefined;
   }
-  started ??= startBackend({ prefer: preferred, wasmUrl: new URL(wasmUrl, self.location.href).href });
+  started ??= startBackend({
+    prefer: preferred,
+    wasmUrl: new URL(wasmUrl, self.location.href).href,
+    threads: pageThreads(),
+  });
   started.catch(() => {
     started = undefined; // The next call tries again.
   });

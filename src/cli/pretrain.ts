@@ -16,6 +16,8 @@ import {
 } from "../recipes/pretrain.ts";
 import { randomStream } from "../recipes/random.ts";
 import { endWith, oneOf, readArguments, UsageError, wholeNumber } from "./arguments.ts";
+import { enableRelaxedSimd } from "./relaxedSimd.ts";
+import { nodeThreads } from "./threads.ts";
 import { wasmUrl } from "./wasmUrl.ts";
 
 const HELP = `Pretrain a base model. Started again with the same --out, it goes on from its last checkpoint.
@@ -79,7 +81,12 @@ await endWith(async () => {
   if (!values.out) throw new UsageError("--out wants the folder of checkpoints. See --help.");
   const steps = wholeNumber("steps", values.steps, 1, 10_000_000);
   mkdirSync(values.out, { recursive: true });
-  await startBackend({ prefer: oneOf("backend", values.backend, ["wasm", "cpu"] as const), wasmUrl: wasmUrl() });
+  enableRelaxedSimd();
+  await startBackend({
+    prefer: oneOf("backend", values.backend, ["wasm", "cpu"] as const),
+    wasmUrl: wasmUrl(),
+    threads: nodeThreads(),
+  });
   const config = readJson(values.model, "config.json");
   const from = lastCheckpoint(values.out);
   if (values.publish) {

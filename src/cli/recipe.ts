@@ -12,6 +12,8 @@ import { runRecipe } from "../recipes/run.ts";
 import { endWith, oneOf, readArguments, UsageError, wholeNumber } from "./arguments.ts";
 import { nodeHost, readCheckpoint, removeCheckpoint } from "./nodeHost.ts";
 import { progressLines, writeProgress } from "./progress.ts";
+import { enableRelaxedSimd } from "./relaxedSimd.ts";
+import { nodeThreads } from "./threads.ts";
 import { wasmUrl } from "./wasmUrl.ts";
 import { mayHaveGpu, provideWebGpu } from "./webgpu.ts";
 
@@ -65,7 +67,8 @@ await endWith(async () => {
   console.log = console.error; // Whatever a library has to say: stdout belongs to the results.
   if (prefer === "webgpu") await provideWebGpu({ software: true });
   else if (prefer === undefined && mayHaveGpu()) await provideWebGpu({ software: false });
-  const backend = await startBackend({ prefer, wasmUrl: wasmUrl() });
+  enableRelaxedSimd();
+  const backend = await startBackend({ prefer, wasmUrl: wasmUrl(), threads: nodeThreads() });
   process.stderr.write(`${backend.name}, ${backend.device}: ${backend.reason}\n`);
 
   const [toLine, write] = [progressLines(), writeProgress(process.stderr)];

@@ -4,7 +4,12 @@ import "@tensorflow/tfjs-backend-cpu";
 import { setWasmPaths } from "@tensorflow/tfjs-backend-wasm";
 import { adapterFacts, findAdapter, startGpu } from "./device.ts";
 import * as tf from "./tf.ts";
+import { withSharedMemory } from "./wasm/binary.ts";
+import { hasSharedMemory } from "./wasm/features.ts";
+import { startThreads } from "./wasm/heap.ts";
+import { loadKernels } from "./wasm/module.ts";
 import "./wasm/stock.ts";
+import type { ThreadHost } from "./wasm/threads.ts";
 
 export type BackendName = "webgpu" | "wasm" | "cpu";
 
@@ -21,18 +26,21 @@ export interface BackendRequest {
   prefer?: BackendName;
   /** URL of tfjs-backend-wasm-simd.wasm (a data: URL will do where there is no server). */
   wasmUrl: string;
+  /** Where WebAssembly gets more threads from. Without it there is one. */
+  threads?: ThreadHost;
 }
 
 /** Start the backend and make it the active one. */
-export async function startBackend({ prefer, wasmUrl }: BackendRequest): Promise<BackendChoice> {
+export async function startBackend(request: BackendRequest): Promise<BackendChoice> {
+  const { prefer } = request;
   const asked = "it was asked for";
   if (prefer === "webgpu") return (await tryGpu(true)).choice ?? fail("webgpu", "this machine offers no GPU adapter");
-  if (prefer === "wasm") return (await tryWasm(wasmUrl, asked)) ?? fail("wasm", "WebAssembly with SIMD did not start");
+  if (prefer === "wasm") return (await tryWasm(request, asked)) ?? fail("wasm", "WebAssembly with SIMD did not start");
   if (prefer === "cpu") return startCpu(asked);
   const gpu = await tryGpu(false);
   if (gpu.choice) return gpu.choice;
   return (
-    (await tryWasm(wasmUrl, gpu.problem)) ?? startCpu(`${gpu.problem}, and WebAssembly with SIMD could not be started`)
+    (await tryWasm(request, gpu.problem)) ?? startCpu(`${gpu.problem}, and WebAssembly with SIMD could not be started`)
   );
 }
 
@@ -54,16 +62,54 @@ async function tryGpu(software: boolean): Promise<{ choice?: BackendChoice; prob
   return { choice: { name: "webgpu", device: facts.description, reason }, problem: "" };
 }
 
-let wasmNamed = false;
+/** Threads that compute in WebAssembly, once that is decided. */
+let wasmThreads: number | null = null;
 
-async function tryWasm(wasmUrl: string, reason: string): Promise<BackendChoice | null> {
-  if (!wasmNamed) {
-    const names = ["tfjs-backend-wasm.wasm", "tfjs-backend-wasm-simd.wasm", "tfjs-backend-wasm-threaded-simd.wasm"];
-    setWasmPaths(Object.fromEntries(names.map((name) => [name, wasmUrl])), true); // It wants all three named.
-    tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", false); // Its threads start from blob URLs, which our CSP forbids.
-    wasmNamed = true; // Once it runs, naming them again is an error.
+async function tryWasm({ wasmUrl, threads }: BackendRequest, reason: string): Promise<BackendChoice | null> {
+  const first = wasmThreads === null;
+  const host = first && threads && threads.count > 1 && hasSharedMemory() ? threads : null;
+  if (first) {
+    nameWasm(wasmUrl);
+    await loadKernels(host !== null);
+    wasmThreads = 1;
   }
-  return (await tf.setBackend("wasm")) ? { name: "wasm", device: "CPU (SIMD)", reason } : null;
+  if (!(await (host ? withSharedHeap(() => tf.setBackend("wasm")) : tf.setBackend("wasm")))) return null;
+  if (host) wasmThreads = await countAfterStart(host);
+  const device = wasmThreads === 1 ? "CPU (SIMD)" : `CPU (SIMD, ${wasmThreads} threads)`;
+  return { name: "wasm", device, reason };
+}
+
+/** Say where TensorFlow.js finds its binary; once it runs, saying so again is an error. */
+function nameWasm(wasmUrl: string): void {
+  const names = ["tfjs-backend-wasm.wasm", "tfjs-backend-wasm-simd.wasm", "tfjs-backend-wasm-threaded-simd.wasm"];
+  setWasmPaths(Object.fromEntries(names.map((name) => [name, wasmUrl])), true); // It wants all three named.
+  tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", false); // Its threads start from blob URLs, which our CSP forbids.
+}
+
+/** While TensorFlow.js fetches its binary, through its platform, it gets one whose memory threads can share. */
+async function withSharedHeap<T>(start: () => Promise<T>): Promise<T> {
+  const { platform } = tf.env();
+  const fetchPlainly = platform.fetch.bind(platform);
+  platform.fetch = async (path, init) => {
+    const response = await fetchPlainly(path, init);
+    if (!response.ok) return response;
+    return new Response(withSharedMemory(new Uint8Array(await response.arrayBuffer())));
+  };
+  try {
+    return await start();
+  } finally {
+    platform.fetch = fetchPlainly;
+  }
+}
+
+/** How many threads compute after an attempt to start the others. */
+async function countAfterStart(host: ThreadHost): Promise<number> {
+  try {
+    await startThreads(host);
+    return host.count;
+  } catch {
+    return 1; // What was started sleeps; we compute as if there were none.
+  }
 }
 
 async function startCpu(reason: string): Promise<BackendChoice> {

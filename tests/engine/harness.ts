@@ -26,10 +26,12 @@ export async function activate(name: BackendName): Promise<void> {
 
 /** What browsers bring along: WebGPU, where it is wanted. Returns the URL of the wasm backend's binary. */
 async function prepareNode(name: BackendName): Promise<string> {
-  const [{ readFileSync }, { provideWebGpu }] = await Promise.all([
+  const [{ readFileSync }, { enableRelaxedSimd }, { provideWebGpu }] = await Promise.all([
     import("node:fs"),
+    import("../../src/cli/relaxedSimd.ts"),
     import("../../src/cli/webgpu.ts"),
   ]);
+  enableRelaxedSimd();
   if (name === "webgpu") await provideWebGpu({ software: true });
   return `data:application/wasm;base64,${readFileSync(WASM_FILE).toString("base64")}`;
 }

@@ -61,6 +61,8 @@ export interface CpuKernels {
     count: number,
     y: Address,
   ): void;
+  threadsBytes(): number;
+  bindThreads(table: Address, count: number): void;
   add(a: Address, b: Address, y: Address, n: number): void;
   scale(x: Address, factor: number, y: Address, n: number): void;
   scaleBy(x: Address, factor: Address, y: Address, n: number): void;
@@ -238,7 +240,7 @@ export interface CpuKernels {
     scale: number,
     work: Address,
   ): void;
-  expertsBytes(slots: number, d: number, e: number, widest: number): number;
+  expertsBytes(d: number, widest: number): number;
   experts(
     x: Address,
     chosen: Address,
@@ -249,25 +251,27 @@ export interface CpuKernels {
     offsets: Address,
     y: Address,
     hidden: Address,
+    order: Address,
     n: number,
     d: number,
     topK: number,
     e: number,
     s: number,
     widest: number,
+    accumulate: boolean,
     work: Address,
-  ): number;
-  expertsGradientBytes(slots: number, d: number, e: number, widest: number): number;
+  ): void;
+  expertsGradientBytes(d: number, widest: number): number;
   expertsGradient(
     dy: Address,
     x: Address,
-    chosen: Address,
     weights: Address,
     gate: Address,
     up: Address,
     down: Address,
     offsets: Address,
     hidden: Address,
+    order: Address,
     dx: Address,
     dweights: Address,
     dgate: Address,
@@ -281,7 +285,48 @@ export interface CpuKernels {
     widest: number,
     work: Address,
   ): void;
-  takeRows(table: Address, rows: Address, y: Address, count: number, width: number, tableRows: number): number;
+  gatedMlpBytes(f: number): number;
+  gatedMlp(
+    x: Address,
+    gate: Address,
+    up: Address,
+    down: Address,
+    y: Address,
+    hidden: Address,
+    n: number,
+    d: number,
+    f: number,
+    accumulate: boolean,
+    work: Address,
+  ): void;
+  gatedMlpGradientBytes(f: number): number;
+  gatedMlpGradient(
+    dy: Address,
+    x: Address,
+    gate: Address,
+    up: Address,
+    down: Address,
+    hidden: Address,
+    dx: Address,
+    dgate: Address,
+    dup: Address,
+    ddown: Address,
+    n: number,
+    d: number,
+    f: number,
+    accumulate: boolean,
+    work: Address,
+  ): void;
+  takeRows(
+    part: Address,
+    format: number,
+    partRows: number,
+    start: number,
+    rows: Address,
+    y: Address,
+    count: number,
+    width: number,
+  ): void;
   takeRowsGradient(dy: Address, rows: Address, dtable: Address, count: number, width: number, tableRows: number): void;
   storeRows(target: Address, rows: Address, slots: Address, count: number, width: number, targetRows: number): number;
   copyRows(from: Address, fromLd: number, to: Address, toLd: number, count: number, width: number): void;
@@ -308,6 +353,19 @@ export interface CpuKernels {
     temperature: number,
     work: Address,
   ): void;
+  sampleBytes(): number;
+  sampleTokens(
+    logits: Address,
+    uniforms: Address,
+    tokens: Address,
+    b: number,
+    v: number,
+    temperature: number,
+    topK: number,
+    topP: number,
+    work: Address,
+  ): void;
+  advance(ids: Address, positions: Address, tokens: Address, b: number, last: number): void;
   topLogProbabilitiesBytes(v: number): number;
   topLogProbabilities(
     h: Address,

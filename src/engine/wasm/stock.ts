@@ -4,7 +4,7 @@
 import "@tensorflow/tfjs-backend-wasm"; // Registers its kernels, before ours take their places.
 import type { BackendWasm } from "@tensorflow/tfjs-backend-wasm";
 import * as tf from "../tf.ts";
-import { at, cpu, make } from "./heap.ts";
+import { at, cpu, make, run } from "./heap.ts";
 
 /**
  * A clone shares its tensor's memory, as on the other backends. Whoever changes a tensor in place (adamW, storeRows)
@@ -26,10 +26,12 @@ function splitV(stock: tf.KernelFunc): tf.KernelFunc {
     const sizes = tf.backend_util.prepareSplitSize(x, numOrSizeSplits, split);
     const rows = tf.util.sizeFromShape(x.shape.slice(0, split));
     const inner = tf.util.sizeFromShape(x.shape.slice(split + 1));
+    const width = x.shape[split] * inner;
     let from = at(x);
     return sizes.map((size) => {
       const part = make([...x.shape.slice(0, split), size, ...x.shape.slice(split + 1)], x.dtype);
-      cpu().copyRows(from, x.shape[split] * inner, at(part), size * inner, rows, size * inner);
+      const [source, to] = [from, at(part)];
+      run(() => cpu().copyRows(source, width, to, size * inner, rows, size * inner));
       from += size * inner * 4;
       return part;
     });
@@ -50,7 +52,8 @@ function concat(stock: tf.KernelFunc): tf.KernelFunc {
     let to = at(whole);
     for (const part of parts) {
       const own = tf.util.sizeFromShape(part.shape.slice(axis));
-      cpu().copyRows(at(part), own, to, width, rows, own);
+      const [from, target] = [at(part), to];
+      run(() => cpu().copyRows(from, own, target, width, rows, own));
       to += own * 4;
     }
     return whole;

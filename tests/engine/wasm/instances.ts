@@ -1,11 +1,11 @@
 // The compiled kernels without a backend: each build of them in memory of its own, full of NaN.
 
-import { setFlagsFromString } from "node:v8";
+import { enableRelaxedSimd } from "../../../src/cli/relaxedSimd.ts";
 import plain from "../../../src/engine/wasm/assembly/kernels.ts?assembly";
 import relaxed from "../../../src/engine/wasm/assembly/kernels.ts?assembly&relaxed";
 import type { CpuKernels } from "../../../src/engine/wasm/kernels.ts";
 
-setFlagsFromString("--experimental-wasm-relaxed-simd"); // Node 20 wants to be asked.
+enableRelaxedSimd();
 
 const compiled = (base64: string) => new WebAssembly.Module(Buffer.from(base64, "base64"));
 
@@ -19,18 +19,17 @@ export interface Instance {
   floats: (address: number, count: number) => Float32Array;
 }
 
-const PAGES = 64;
 const FIRST = 1024;
 
-export function instantiate(build: keyof typeof builds): Instance {
-  const memory = new WebAssembly.Memory({ initial: PAGES });
+export function instantiate(build: keyof typeof builds, pages = 64): Instance {
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
   new Float32Array(memory.buffer).fill(Number.NaN);
   const kernels = new WebAssembly.Instance(builds[build], { env: { memory } }).exports as unknown as CpuKernels;
   let end = FIRST;
   const take = (bytes: number) => {
     const address = end;
     end += Math.ceil(bytes / 64) * 64;
-    if (end > memory.buffer.byteLength) throw new Error(`the test wants more than ${PAGES} pages of memory`);
+    if (end > memory.buffer.byteLength) throw new Error(`the test wants more than ${pages} pages of memory`);
     return address;
   };
   kernels.bindGemm(take(kernels.gemmBytes()));

@@ -5,6 +5,7 @@ import { dots, sums } from "./fewRows";
 import { at, clear, madd } from "./math";
 import { packAcross, packAcrossDecoded, packAlong, packAlongDecoded } from "./panels";
 import { decode, scalesOf } from "./packed";
+import { argument, PRODUCT, share, threadsFree } from "./threads";
 
 const ROWS = 4; // The tile of C that is held in registers: 8 vectors, with 2 of B and 1 of A beside them.
 const COLUMNS = 8;
@@ -53,10 +54,7 @@ export function gemm(
   ldc: i32,
   accumulate: bool,
 ): void {
-  if (m > FEW || transposeA) {
-    product(F32, transposeA, transposeB, 0, m, 0, n, k, a, lda, b, 0, ldb, c, ldc, accumulate);
-  } else if (transposeB) dots(m, n, k, a, lda, b, ldb, c, ldc, accumulate);
-  else sums(m, n, k, a, lda, b, ldb, c, ldc, accumulate);
+  multiply(F32, transposeA, transposeB, m, n, k, a, lda, b, 0, ldb, c, ldc, accumulate);
 }
 
 /**
@@ -79,9 +77,110 @@ export function gemmPacked(
   accumulate: bool,
 ): void {
   const scales = scalesOf(format, words, rows, columns);
-  if (m > FEW) product(format, false, transposeB, 0, m, 0, n, k, a, lda, words, scales, columns, c, ldc, accumulate);
-  else if (transposeB) dotsPacked(format, m, 0, n, k, a, lda, words, scales, c, ldc, accumulate);
-  else sumsPacked(format, m, 0, n, k, a, lda, words, scales, columns, c, ldc, accumulate);
+  multiply(format, false, transposeB, m, n, k, a, lda, words, scales, columns, c, ldc, accumulate);
+}
+
+// Below so many multiplications a product is not worth cutting up: some 20 microseconds of work, where B is read once
+// for few rows, and where it is packed.
+const FEW_WORTH = 1 << 17;
+const MANY_WORTH = 1 << 19;
+const FINEST = 64; // Columns or rows of a piece, at least: each packs the other operand anew.
+const STEP = 32; // Pieces begin at multiples of this: tiles, strips and blocks of B are cut nowhere.
+
+/** The product on as many threads as are free: pieces of C's rows or columns, whichever are more. */
+function multiply(
+  format: i32,
+  transposeA: bool,
+  transposeB: bool,
+  m: i32,
+  n: i32,
+  k: i32,
+  a: usize,
+  lda: i32,
+  b: usize,
+  scales: usize,
+  ldb: i32,
+  c: usize,
+  ldc: i32,
+  accumulate: bool,
+): void {
+  const few = m <= FEW && !transposeA;
+  const byRows = !few && m > n;
+  const count = byRows ? m : n;
+  const threads = threadsFree();
+  const worth = few ? FEW_WORTH : MANY_WORTH;
+  if (threads == 1 || count <= FINEST || <i64>m * <i64>n * <i64>k < <i64>worth) {
+    multiplyPart(few, format, transposeA, transposeB, 0, m, 0, n, k, a, lda, b, scales, ldb, c, ldc, accumulate);
+    return;
+  }
+  const flags = (few ? 1 : 0) | (byRows ? 2 : 0) | (transposeA ? 4 : 0) | (transposeB ? 8 : 0) | (accumulate ? 16 : 0);
+  store<i32>(argument(0), flags);
+  store<i32>(argument(1), format);
+  store<i32>(argument(2), m);
+  store<i32>(argument(3), n);
+  store<i32>(argument(4), k);
+  store<usize>(argument(5), a);
+  store<i32>(argument(6), lda);
+  store<usize>(argument(7), b);
+  store<usize>(argument(8), scales);
+  store<i32>(argument(9), ldb);
+  store<usize>(argument(10), c);
+  store<i32>(argument(11), ldc);
+  const even = (count + 2 * threads - 1) / (2 * threads); // Two pieces a thread: they are not equally fast.
+  share(PRODUCT, count, max(FINEST, (even + STEP - 1) & ~(STEP - 1)));
+}
+
+/** Rows or columns `first` to `last` of the product in the table of work. */
+export function productPiece(first: i32, last: i32): void {
+  const flags = load<i32>(argument(0));
+  const byRows = (flags & 2) != 0;
+  multiplyPart(
+    (flags & 1) != 0,
+    load<i32>(argument(1)),
+    (flags & 4) != 0,
+    (flags & 8) != 0,
+    byRows ? first : 0,
+    byRows ? last : load<i32>(argument(2)),
+    byRows ? 0 : first,
+    byRows ? load<i32>(argument(3)) : last,
+    load<i32>(argument(4)),
+    load<usize>(argument(5)),
+    load<i32>(argument(6)),
+    load<usize>(argument(7)),
+    load<usize>(argument(8)),
+    load<i32>(argument(9)),
+    load<usize>(argument(10)),
+    load<i32>(argument(11)),
+    (flags & 16) != 0,
+  );
+}
+
+/** Rows m0 to m1 and columns n0 to n1 of C. `few`: all of C's rows, which are few. */
+function multiplyPart(
+  few: bool,
+  format: i32,
+  transposeA: bool,
+  transposeB: bool,
+  m0: i32,
+  m1: i32,
+  n0: i32,
+  n1: i32,
+  k: i32,
+  a: usize,
+  lda: i32,
+  b: usize,
+  scales: usize,
+  ldb: i32,
+  c: usize,
+  ldc: i32,
+  accumulate: bool,
+): void {
+  if (!few) product(format, transposeA, transposeB, m0, m1, n0, n1, k, a, lda, b, scales, ldb, c, ldc, accumulate);
+  else if (format == F32 && transposeB) {
+    dots(m1, n1 - n0, k, a, lda, at(b, n0 * ldb), ldb, at(c, n0), ldc, accumulate);
+  } else if (format == F32) sums(m1, n1 - n0, k, a, lda, at(b, n0), ldb, at(c, n0), ldc, accumulate);
+  else if (transposeB) dotsPacked(format, m1, n0, n1, k, a, lda, b, scales, c, ldc, accumulate);
+  else sumsPacked(format, m1, n0, n1, k, a, lda, b, scales, ldb, c, ldc, accumulate);
 }
 
 const STRIP = 4; // Rows of B that are decoded for few rows of A,

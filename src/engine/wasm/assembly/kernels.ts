@@ -2,7 +2,9 @@
 
 export { bindGemm, gemm, gemmBytes, gemmPacked } from "./gemm";
 export { unpackRows } from "./packed";
+export { bindThreads, serve, threadsBytes } from "./threads";
 export { rmsNorm, rmsNormGradient } from "./norm";
+export { gatedMlp, gatedMlpBytes, gatedMlpGradient, gatedMlpGradientBytes } from "./gatedMlp";
 export { swiGlu, swiGluGradient } from "./swiGlu";
 export { rotate } from "./rotate";
 export {
@@ -16,6 +18,7 @@ export { route, routeGradient } from "./route";
 export { experts, expertsBytes, expertsGradient, expertsGradientBytes } from "./experts";
 export { copyRows, firstOutside, integerAt, storeRows, takeRows, takeRowsGradient } from "./rows";
 export { firstWrongTarget, headLoss, headLossBytes } from "./headLoss";
+export { advance, sampleBytes, sampleTokens } from "./sample";
 export { topLogProbabilities, topLogProbabilitiesBytes } from "./distilLoss";
 export { add, addRow, columnSums, scale, scaleBy } from "./elementwise";
 export { adamW, squaredSum } from "./adamW";
