@@ -6,13 +6,14 @@ import { constantTensor } from "../engine/constants.ts";
 import { recomputed } from "../engine/gradients.ts";
 import { headLoss } from "../engine/ops/headLoss.ts";
 import { matmul } from "../engine/ops/matmul.ts";
+import { rmsNormWithPass } from "../engine/ops/rmsNorm.ts";
 import type { RopeTable } from "../engine/ops/rotate.ts";
 import { takeRows } from "../engine/ops/takeRows.ts";
 import * as tf from "../engine/tf.ts";
 import type { DeepSeekConfig, ModelConfig, Qwen2Config } from "../formats/hfConfig.ts";
 import { type Attention, attention, latentCache, type Place } from "./attention.ts";
 import { type GroupedAttention, groupedAttention, groupedCache } from "./groupedAttention.ts";
-import { type KvCache, type LayerCache, slotsOf } from "./kvCache.ts";
+import type { KvCache, LayerCache } from "./kvCache.ts";
 import { type Linear, type Mlp, mlp, type Norm, norm } from "./layers.ts";
 import { type Moe, moe, type RouteObserver } from "./moe.ts";
 import type { Table } from "./storage.ts";
@@ -70,17 +71,12 @@ export function rowPositions([B, T]: [number, number]): tf.Tensor {
   );
 }
 
-/** The same through the cache: a prompt (T tokens from position 0), or with `decoding` one new token per row. */
-export function cachedHiddenStates(
-  model: Model,
-  ids: tf.Tensor,
-  positions: tf.Tensor,
-  cache: KvCache,
-  decoding: boolean,
-): tf.Tensor {
-  const slots = slotsOf(positions, cache.slots);
-  const lengths = decoding ? positions.reshape([-1]).add(tf.scalar(1, "int32")) : null;
-  const place = (layer: number): Place => ({ positions, cached: { cache: cache.layers[layer], slots, lengths } });
+/**
+ * The same through the cache, which takes the tokens at their positions, int32 [B, T]: a prompt, whole and from position 0,
+ * or one new token per row, which sees all that its row has there.
+ */
+export function cachedHiddenStates(model: Model, ids: tf.Tensor, positions: tf.Tensor, cache: KvCache): tf.Tensor {
+  const place = (layer: number): Place => ({ positions, cache: cache.layers[layer] });
   return decode(model, takeRows(model.embedTokens as tf.Tensor, ids), place, {});
 }
 
@@ -125,16 +121,15 @@ export function decoderLayer(
   place: Place,
   observe?: (chosen: tf.Tensor) => void,
 ): tf.Tensor {
-  const normed = norm(layer.inputLayernorm, x, config.rmsNormEps);
-  const attended =
+  const { rmsNormEps: eps } = config;
+  const [entering, normed] = rmsNormWithPass(x, layer.inputLayernorm.weight, eps);
+  const middle =
     layer.selfAttn.kind === "latent"
-      ? attention(layer.selfAttn, normed, rope, place, config as DeepSeekConfig)
-      : groupedAttention(layer.selfAttn, normed, rope, place, config as Qwen2Config);
-  const middle = x.add(attended);
-  const again = norm(layer.postAttentionLayernorm, middle, config.rmsNormEps);
-  const fed =
-    layer.mlp.kind === "dense" ? mlp(layer.mlp, again) : moe(layer.mlp, again, config as DeepSeekConfig, observe);
-  return middle.add(fed);
+      ? attention(layer.selfAttn, normed, entering, rope, place, config as DeepSeekConfig)
+      : groupedAttention(layer.selfAttn, normed, entering, rope, place, config as Qwen2Config);
+  const [attended, again] = rmsNormWithPass(middle, layer.postAttentionLayernorm.weight, eps);
+  if (layer.mlp.kind === "dense") return mlp(layer.mlp, again, attended);
+  return moe(layer.mlp, again, config as DeepSeekConfig, observe, attended);
 }
 
 /** The head's weight: [V, D]. */
@@ -163,8 +158,7 @@ export function languageModelLoss(model: Model, input: LossInput, options: Forwa
 
 /** The same from hidden states at hand: h is [B, T, D]. */
 export function lossOf(model: Model, h: tf.Tensor, { positions, targets, weights }: LossInput): tf.Scalar {
-  const rows = takeRows(h.reshape([-1, h.shape[2]!]), positions); // [M, D]
-  return headLoss(rows, headWeight(model) as tf.Tensor, targets, weights);
+  return headLoss(h.reshape([-1, h.shape[2]!]), headWeight(model), targets, weights, positions);
 }
 
 /** An empty cache of `slots` tokens for `rows` rows. The caller disposes of it. */

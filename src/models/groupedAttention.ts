@@ -2,13 +2,14 @@
 
 // B batch, T tokens, H query heads, G key-value heads, D head width, S slots of the cache.
 
-import { causalAttention, decodeAttention } from "../engine/ops/attention.ts";
+import { causalAttention } from "../engine/ops/attention.ts";
+import { decodeAttention, storeKeys } from "../engine/ops/decodeAttention.ts";
 import { type RopeTable, rotate } from "../engine/ops/rotate.ts";
 import * as tf from "../engine/tf.ts";
 import type { Qwen2Config } from "../formats/hfConfig.ts";
 import type { Place } from "./attention.ts";
-import { type LayerCache, storeTokens } from "./kvCache.ts";
-import { type Linear, linear } from "./layers.ts";
+import type { GroupedCache, LayerCache } from "./kvCache.ts";
+import { type Linear, linear, linears } from "./layers.ts";
 
 /** Field names are the checkpoint's, in camel case. */
 export interface GroupedAttention {
@@ -19,32 +20,25 @@ export interface GroupedAttention {
   oProj: Linear; // [hidden, H*D]
 }
 
-/** x: [B, T, hidden] -> [B, T, hidden] */
+/** x, residual: [B, T, hidden] -> residual + attention(x): [B, T, hidden] */
 export function groupedAttention(
   p: GroupedAttention,
   x: tf.Tensor,
+  residual: tf.Tensor,
   rope: RopeTable,
-  place: Place,
-  config: Qwen2Config,
+  { positions, starts, cache }: Place,
+  { headDim: D }: Qwen2Config,
 ): tf.Tensor {
-  const { headDim: D } = config;
   const [B, T] = x.shape as [number, number];
-  const [H, G] = [p.oProj.weight.shape[1]! / D, p.kProj.weight.shape[0] / D]; // From the weights: they may be pruned.
   const scale = 1 / Math.sqrt(D);
-  const q = rotate(linear(p.qProj, x).reshape([B, T, H, D]), place.positions, rope);
-  const k = rotate(linear(p.kProj, x).reshape([B, T, G, D]), place.positions, rope);
-  const v = linear(p.vProj, x).reshape([B, T, G, D]);
-  if (place.cached) {
-    const { cache, slots, lengths } = place.cached;
-    const { keys, values } = cache;
-    storeTokens(keys, k, slots);
-    storeTokens(values!, v, slots);
-    if (lengths) {
-      const collected = decodeAttention(q.reshape([B, H, D]), keys, values, D, lengths, scale); // [B, H, D]
-      return linear(p.oProj, collected.reshape([B, T, H * D]));
-    }
-  }
-  return linear(p.oProj, causalAttention(q, k, v, null, scale).reshape([B, T, H * D]));
+  // The numbers of heads come from the weights: they may be pruned.
+  const [q, k, v] = linears([p.qProj, p.kProj, p.vProj], x).map((y) => y.reshape([B, T, y.shape[2]! / D, D]));
+  if (cache) storeKeys(k, v, positions, rope, keysOf(cache));
+  const heads =
+    cache && T === 1
+      ? decodeAttention(q, keysOf(cache), positions, rope, scale)
+      : causalAttention(...rotate(q, k, positions, rope), v, starts ?? null, scale); // [B, T, H, D]
+  return linear(p.oProj, heads.reshape([B, T, -1]), residual);
 }
 
 /** An empty cache of `slots` tokens for `rows` rows. */
@@ -53,7 +47,13 @@ export function groupedCache(
   rows: number,
   slots: number,
   { headDim: D }: Qwen2Config,
-): LayerCache {
-  const G = p.kProj.weight.shape[0] / D;
-  return { keys: tf.zeros([rows, slots, G, D]), values: tf.zeros([rows, slots, G, D]), absorbed: null };
+): GroupedCache {
+  const G = p.kProj.weight.shape[0]! / D;
+  return { kind: "grouped", keys: tf.zeros([rows, slots, G, D]), values: tf.zeros([rows, slots, G, D]) };
+}
+
+function keysOf(cache: LayerCache): GroupedCache {
+  if (cache.kind !== "grouped")
+    throw new Error("attention: the cache is one of latents, wanted one of keys and values");
+  return cache;
 }

@@ -5,18 +5,15 @@
 import { bench } from "vitest";
 import { valueAndGradients } from "../../src/engine/gradients.ts";
 import { adamW, squaredNorm } from "../../src/engine/ops/adamW.ts";
-import {
-  causalAttention,
-  causalAttentionReference,
-  decodeAttention,
-  decodeAttentionReference,
-} from "../../src/engine/ops/attention.ts";
-import { experts, expertsReference } from "../../src/engine/ops/experts.ts";
+import { gatedMlp, gatedMlpReference } from "../../src/engine/ops/gatedMlp.ts";
 import { headLoss, headLossReference } from "../../src/engine/ops/headLoss.ts";
+import { latentAttention, latentAttentionReference } from "../../src/engine/ops/latentAttention.ts";
+import { latentDecode, latentDecodeReference } from "../../src/engine/ops/latentDecode.ts";
 import { matmul, matmulReference } from "../../src/engine/ops/matmul.ts";
+import { mixture, mixtureReference, type MixtureWeights } from "../../src/engine/ops/mixture.ts";
 import { rmsNorm, rmsNormReference } from "../../src/engine/ops/rmsNorm.ts";
-import { rotate, rotateReference } from "../../src/engine/ops/rotate.ts";
-import { route, routeReference, type RouteOptions } from "../../src/engine/ops/route.ts";
+import { rotate, rotateReference, type RopeTable } from "../../src/engine/ops/rotate.ts";
+import type { RouteOptions } from "../../src/engine/ops/route.ts";
 import { storeRows } from "../../src/engine/ops/storeRows.ts";
 import { swiGlu, swiGluReference } from "../../src/engine/ops/swiGlu.ts";
 import { takeRows } from "../../src/engine/ops/takeRows.ts";
@@ -47,6 +44,23 @@ interface Contest {
 
 const random = (shape: number[], seed: number) => toTensor(normal(shape, seed));
 
+/** The same for every row, by token: int32 [B, T]. */
+function perRow(value: (t: number) => number): tf.Tensor {
+  const row = Array.from({ length: T }, (_, t) => value(t));
+  return tf.tensor2d(new Array<number[]>(B).fill(row), [B, T], "int32");
+}
+
+const angles = (): Inputs => ({ positions: perRow((t) => t), cos: random([T, P / 2], 7), sin: random([T, P / 2], 8) });
+
+const tableOf = ({ cos, sin }: Inputs): RopeTable => ({ cos, sin, layout: "interleaved" });
+
+const latentInputs = (): Inputs => ({
+  q: random([B, T, H, K + P], 1),
+  kv: random([B, T, H, K + V], 2),
+  rotary: random([B, T, P], 4),
+  ...angles(),
+});
+
 function product(name: string, m: number, k: number, n: number, tA: boolean, tB: boolean): Contest {
   return {
     name: `matmul ${name} ${m}x${k}x${n}`,
@@ -56,6 +70,11 @@ function product(name: string, m: number, k: number, n: number, tA: boolean, tB:
     stock: ({ a, b }) => matmulReference(a, b, tA, tB),
     flops: 2 * m * k * n,
   };
+}
+
+function mixtureOf({ router, bias, gate, up, down, sharedGate, sharedUp, sharedDown }: Inputs): MixtureWeights {
+  const shared = { gate: sharedGate, up: sharedUp, down: sharedDown };
+  return { router, bias, experts: { gate, up, down, offsets: OFFSETS }, shared };
 }
 
 const contests: Contest[] = [
@@ -78,65 +97,69 @@ const contests: Contest[] = [
   },
   {
     name: `rotate ${B}x${T}x${H}x${K + P}, last ${P}`,
-    inputs: () => ({
-      x: random([B, T, H, K + P], 1),
-      positions: tf.tile(tf.range(0, T, 1, "int32").reshape([1, T]), [B, 1]),
-      cos: random([T, P / 2], 2),
-      sin: random([T, P / 2], 3),
-    }),
-    trained: ["x"],
-    ours: ({ x, positions, cos, sin }) => rotate(x, positions, { cos, sin, layout: "interleaved" }),
-    stock: ({ x, positions, cos, sin }) => rotateReference(x, positions, { cos, sin, layout: "interleaved" }),
+    inputs: () => ({ q: random([B, T, H, K + P], 1), k: random([B, T, 1, K + P], 4), ...angles() }),
+    trained: ["q", "k"],
+    ours: (t) => tf.concat(rotate(t.q, t.k, t.positions, tableOf(t)), 2),
+    stock: (t) =>
+      tf.concat(
+        [t.q, t.k].map((x) => rotateReference(x, t.positions, tableOf(t))),
+        2,
+      ),
   },
   {
-    name: `causalAttention ${B}x${T}, ${H} heads of ${K}+${P}, ${V}`,
-    inputs: () => ({
-      q: random([B, T, H, K + P], 1),
-      k: random([B, T, H, K], 2),
-      v: random([B, T, H, V], 3),
-      shared: random([B, T, P], 4),
-    }),
-    trained: ["q", "k", "v", "shared"],
-    ours: ({ q, k, v, shared }) => causalAttention(q, k, v, shared, 0.14),
-    stock: ({ q, k, v, shared }) => causalAttentionReference(q, k, v, shared, 0.14),
+    name: `latentAttention ${B}x${T}, ${H} heads of ${K}+${P}, ${V}`,
+    inputs: latentInputs,
+    trained: ["q", "kv", "rotary"],
+    ours: (t) => latentAttention(t.q, t.kv, t.rotary, t.positions, tableOf(t), null, 0.14),
+    stock: (t) => latentAttentionReference(t.q, t.kv, t.rotary, t.positions, tableOf(t), null, 0.14),
     flops: B * H * T * T * (K + P + V), // Of the half that is seen.
   },
   {
-    name: `decodeAttention ${B}, ${H} heads, latent of 48, ${T} slots`,
+    name: "latentAttention, four sequences in a row",
+    inputs: () => ({ ...latentInputs(), starts: perRow((t) => t - (t % (T / 4))) }),
+    trained: ["q", "kv", "rotary"],
+    ours: (t) => latentAttention(t.q, t.kv, t.rotary, t.positions, tableOf(t), t.starts, 0.14),
+    stock: (t) => latentAttentionReference(t.q, t.kv, t.rotary, t.positions, tableOf(t), t.starts, 0.14),
+    flops: (B * H * T * T * (K + P + V)) / 4,
+  },
+  {
+    name: `latentDecode ${B}, ${H} heads, latent of 32+${P}, ${T} slots`,
     inputs: () => ({
-      q: random([B, H, 48], 1),
-      k: random([B, T, 1, 48], 2),
-      lengths: tf.fill([B], T / 2, "int32"),
+      ...angles(),
+      q: random([B, 1, H, K + P], 1),
+      cache: random([B, T, 32 + P], 2),
+      weight: random([H * (K + V), 32], 3),
+      positions: tf.fill([B, 1], T / 2, "int32"),
     }),
     trained: [],
-    ours: ({ q, k, lengths }) => decodeAttention(q, k, null, 32, lengths, 0.14),
-    stock: ({ q, k, lengths }) => decodeAttentionReference(q, k, null, 32, lengths, 0.14),
+    ours: (t) => latentDecode(t.q, t.cache, t.weight, t.positions, tableOf(t), 0.14),
+    stock: (t) => latentDecodeReference(t.q, t.cache, t.weight, t.positions, tableOf(t), 0.14),
   },
   {
-    name: `route ${N}x${E}, top 2`,
-    inputs: () => ({ logits: random([N, E], 1), bias: random([E], 2) }),
-    trained: ["logits"],
-    ours: ({ logits, bias }) => route(logits, bias, ROUTE).weights,
-    stock: ({ logits, bias }) => routeReference(logits, bias, ROUTE).weights,
+    name: `gatedMlp ${N}x${D}, ${F}`,
+    inputs: () => ({ x: random([N, D], 1), gate: random([F, D], 2), up: random([F, D], 3), down: random([D, F], 4) }),
+    trained: ["x", "gate", "up", "down"],
+    ours: ({ x, gate, up, down }) => gatedMlp(x, { gate, up, down }, x),
+    stock: ({ x, gate, up, down }) => gatedMlpReference(x, { gate, up, down }, x),
+    flops: 2 * N * 3 * D * F,
   },
   {
-    name: `experts ${N}x${D}, ${E} of ${C}, top 2`,
-    inputs: () => {
-      const first = integers([N, 1], E, 1);
-      return {
-        x: random([N, D], 2),
-        chosen: tf.concat([toTensor(first), toTensor(first).add(tf.scalar(3, "int32")).mod(tf.scalar(E, "int32"))], 1),
-        weights: random([N, 2], 3),
-        gate: random([E * C, D], 4),
-        up: random([E * C, D], 5),
-        down: random([D, E * C], 6),
-      };
-    },
-    trained: ["x", "weights", "gate", "up", "down"],
-    ours: ({ x, chosen, weights, gate, up, down }) => experts(x, chosen, weights, { gate, up, down, offsets: OFFSETS }),
-    stock: ({ x, chosen, weights, gate, up, down }) =>
-      expertsReference(x, chosen, weights, { gate, up, down, offsets: OFFSETS }),
-    flops: 2 * N * 2 * 3 * D * C, // Of the experts that are chosen.
+    name: `mixture ${N}x${D}, ${E} of ${C}, top 2, and one for all`,
+    inputs: () => ({
+      x: random([N, D], 1),
+      router: random([E, D], 2),
+      bias: random([E], 3),
+      gate: random([E * C, D], 4),
+      up: random([E * C, D], 5),
+      down: random([D, E * C], 6),
+      sharedGate: random([C, D], 7),
+      sharedUp: random([C, D], 8),
+      sharedDown: random([D, C], 9),
+    }),
+    trained: ["x", "router", "gate", "up", "down", "sharedGate", "sharedUp", "sharedDown"],
+    ours: (t) => mixture(t.x, mixtureOf(t), ROUTE, t.x).y,
+    stock: (t) => mixtureReference(t.x, mixtureOf(t), ROUTE, t.x).y,
+    flops: 2 * N * (2 + 1) * 3 * D * C, // Of the experts that are chosen, and the shared one.
   },
   {
     name: `takeRows ${N} of ${W}x${D}`,

@@ -2,12 +2,12 @@
 
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { adapterFacts, findAdapter, gpuBackend, gpuErrors, stopGpu } from "../../src/engine/device.ts";
-import { causalAttention, causalAttentionReference } from "../../src/engine/ops/attention.ts";
-import { experts, expertsReference } from "../../src/engine/ops/experts.ts";
+import { mixture, mixtureReference } from "../../src/engine/ops/mixture.ts";
 import { headLoss, headLossReference } from "../../src/engine/ops/headLoss.ts";
+import { latentAttention, latentAttentionReference } from "../../src/engine/ops/latentAttention.ts";
 import { matmul, matmulReference } from "../../src/engine/ops/matmul.ts";
 import { rmsNorm, rmsNormReference } from "../../src/engine/ops/rmsNorm.ts";
-import { activate, expectAgreement, integers, normal } from "../engine/harness.ts";
+import { activate, expectAgreement, integers, normal, type Tensors } from "../engine/harness.ts";
 
 describe("WebGPU in the browser", () => {
   beforeAll(() => activate("webgpu"));
@@ -46,36 +46,43 @@ describe("WebGPU in the browser", () => {
   });
 
   it("attends, as MLA does", async () => {
+    const compute = (attend: typeof latentAttention) => (t: Tensors) =>
+      attend(t.q, t.kv, t.rotary, t.positions, { cos: t.cos, sin: t.sin, layout: "interleaved" }, null, 0.7);
     await expectAgreement("webgpu", {
       inputs: {
-        q: normal([2, 13, 3, 9], 1),
-        k: normal([2, 13, 3, 6], 2),
-        v: normal([2, 13, 3, 5], 3),
-        shared: normal([2, 13, 3], 4),
+        q: normal([2, 13, 3, 10], 1),
+        kv: normal([2, 13, 3, 11], 2),
+        rotary: normal([2, 13, 4], 3),
+        positions: integers([2, 13], 20, 4),
+        cos: normal([20, 2], 5),
+        sin: normal([20, 2], 6),
       },
-      trained: ["q", "k", "v", "shared"],
-      op: ({ q, k, v, shared }) => causalAttention(q, k, v, shared, 0.7),
-      reference: ({ q, k, v, shared }) => causalAttentionReference(q, k, v, shared, 0.7),
+      trained: ["q", "kv", "rotary"],
+      op: compute(latentAttention),
+      reference: compute(latentAttentionReference),
     });
   });
 
   it("sends tokens through experts of different widths", async () => {
-    const offsets = [0, 3, 12, 13];
-    await expectAgreement("webgpu", {
-      inputs: {
-        x: normal([21, 5], 1),
-        chosen: integers([21, 1], 3, 2),
-        weights: normal([21, 1], 3),
-        gate: normal([13, 5], 4),
-        up: normal([13, 5], 5),
-        down: normal([5, 13], 6),
-      },
-      trained: ["x", "weights", "gate", "up", "down"],
-      op: ({ x, chosen, weights, ...p }) =>
-        experts(x, chosen, weights, { gate: p.gate, up: p.up, down: p.down, offsets }),
-      reference: ({ x, chosen, weights, ...p }) =>
-        expertsReference(x, chosen, weights, { gate: p.gate, up: p.up, down: p.down, offsets }),
-    });
+    const options = { topK: 2, scoring: "sigmoid", normalize: true, scale: 1, groups: 1, groupsKept: 1 } as const;
+    const run = (compute: typeof mixture) => (t: Tensors) => {
+      const experts = { gate: t.gate, up: t.up, down: t.down, offsets: [0, 3, 12, 13] };
+      const shared = { gate: t.sharedGate, up: t.sharedUp, down: t.sharedDown };
+      return compute(t.x, { router: t.router, bias: t.bias, experts, shared }, options, t.x).y;
+    };
+    const inputs = {
+      x: normal([21, 5], 1),
+      router: normal([3, 5], 2),
+      bias: normal([3], 3, 0.1),
+      gate: normal([13, 5], 4),
+      up: normal([13, 5], 5),
+      down: normal([5, 13], 6),
+      sharedGate: normal([7, 5], 7),
+      sharedUp: normal([7, 5], 8),
+      sharedDown: normal([5, 7], 9),
+    };
+    const trained = Object.keys(inputs).filter((name) => name !== "bias");
+    await expectAgreement("webgpu", { inputs, trained, op: run(mixture), reference: run(mixtureReference) });
   });
 
   it("takes the loss of a head", async () => {

@@ -1,10 +1,11 @@
 // RMSNorm (Zhang & Sennrich, 2019, eq. 4): y = weight * x / rms(x).
 
+import { wantsGradient } from "../gradients.ts";
 import { allocate, groupsFor, launch, THREADS } from "../launch.ts";
 import { defineOp, hasKernel, runOp, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
 import { at, cpu, make, run } from "../wasm/heap.ts";
-import { addUp, sumOverLanes, withScratch } from "../wgsl.ts";
+import { sumOverLanes, withScratch } from "../wgsl.ts";
 
 /**
  * Scale each row of the last axis to unit root mean square, then by `weight`.
@@ -12,11 +13,36 @@ import { addUp, sumOverLanes, withScratch } from "../wgsl.ts";
  * x: [..., D], weight: [D] -> [..., D]. `eps` is added to the mean square.
  */
 export function rmsNorm(x: tf.Tensor, weight: tf.Tensor, eps: number): tf.Tensor {
-  if (x.shape.at(-1) !== weight.size) {
-    throw new Error(`rmsNorm: x is [${x.shape}], weight is [${weight.shape}]`);
-  }
+  if (x.shape.at(-1) !== weight.size) throw wrong("rmsNorm", x, weight);
   if (!hasKernel("RmsNorm")) return rmsNormReference(x, weight, eps);
-  return runOp("RmsNorm", { x, weight }, { eps });
+  return runOp("RmsNorm", { x, weight }, { eps, weightGradient: wantsGradient(weight) });
+}
+
+/**
+ * The start of a residual block, which uses x twice: [x, rmsNorm(x)]. The first is x itself; that both uses come from here
+ * lets one kernel add their gradients.
+ */
+export function rmsNormWithPass(x: tf.Tensor, weight: tf.Tensor, eps: number): [passed: tf.Tensor, normed: tf.Tensor] {
+  if (x.shape.at(-1) !== weight.size) throw wrong("rmsNormWithPass", x, weight);
+  if (!hasKernel("RmsNormWithPass")) return [x.clone(), rmsNormReference(x, weight, eps)];
+  const attributes = { eps, weightGradient: wantsGradient(weight) };
+  return runOps("RmsNormWithPass", { x, weight }, attributes) as [tf.Tensor, tf.Tensor];
+}
+
+/**
+ * The norm of a row's first R entries, and its other P as they are: MLA's latent and the rotary key beside it.
+ *
+ * x: [..., R+P], weight: [R] -> [..., R], [..., P].
+ */
+export function rmsNormOfPart(x: tf.Tensor, weight: tf.Tensor, eps: number): [normed: tf.Tensor, rest: tf.Tensor] {
+  if (x.shape.at(-1)! <= weight.size) throw wrong("rmsNormOfPart", x, weight);
+  if (!hasKernel("RmsNormOfPart")) return rmsNormOfPartReference(x, weight, eps);
+  const attributes = { eps, weightGradient: wantsGradient(weight) };
+  return runOps("RmsNormOfPart", { x, weight }, attributes) as [tf.Tensor, tf.Tensor];
+}
+
+function wrong(name: string, x: tf.Tensor, weight: tf.Tensor): Error {
+  return new Error(`${name}: x is [${x.shape}], weight is [${weight.shape}]`);
 }
 
 /** The definition in plain operations. The kernels are tested against it. */
@@ -24,141 +50,220 @@ export function rmsNormReference(x: tf.Tensor, weight: tf.Tensor, eps: number): 
   return x.mul(x.square().mean(-1, true).add(eps).rsqrt()).mul(weight);
 }
 
-interface Attributes {
-  eps: number;
+/** The definition in plain operations. */
+export function rmsNormOfPartReference(x: tf.Tensor, weight: tf.Tensor, eps: number): [tf.Tensor, tf.Tensor] {
+  const R = weight.size;
+  const [part, rest] = tf.split(x, [R, x.shape.at(-1)! - R], -1) as [tf.Tensor, tf.Tensor];
+  return [rmsNormReference(part, weight, eps), rest];
 }
 
-/** All axes but the last, folded. */
-function rowsOf(x: tf.TensorInfo): number {
-  return tf.util.sizeFromShape(x.shape.slice(0, -1));
+interface Attributes {
+  eps: number;
+  /** False where the weight is frozen. */
+  weightGradient: boolean;
+}
+
+/** All axes but the last, folded; a row's length; how many of its entries the norm is over. */
+function sizesOf(x: tf.TensorInfo, weight: tf.TensorInfo) {
+  const stride = x.shape.at(-1)!;
+  const [rows, width] = [tf.util.sizeFromShape(x.shape) / stride, tf.util.sizeFromShape(weight.shape)];
+  return { rows, stride, width };
+}
+
+function normOnHeap(x: tf.TensorInfo, weight: tf.TensorInfo, eps: number): tf.TensorInfo {
+  const { rows, stride, width } = sizesOf(x, weight);
+  const y = make([...x.shape.slice(0, -1), width]);
+  const [from, scale, to] = [at(x), at(weight), at(y)];
+  run(() => cpu().rmsNorm(from, stride, scale, to, rows, width, eps));
+  return y;
+}
+
+function launchNorm(x: tf.TensorInfo, weight: tf.TensorInfo, eps: number): tf.TensorInfo {
+  const y = allocate(x.shape);
+  launch({
+    name: "rmsNorm",
+    source: forward(lanesFor(sizesOf(x, weight).width), false),
+    reads: { x, weight },
+    writes: { y },
+    ...rowwise(x, weight),
+    numbers: { eps },
+  });
+  return y;
 }
 
 defineOp<Attributes>({
   name: "RmsNorm",
   saves: ["x", "weight"],
-  wasm: ({ x, weight }, { eps }) => {
-    const y = make(x.shape);
-    const addresses = [at(x), at(weight), at(y)] as const;
-    const [rows, width] = [rowsOf(x), x.shape.at(-1)!];
-    run(() => cpu().rmsNorm(...addresses, rows, width, eps));
-    return y;
-  },
-  webgpu: ({ x, weight }, { eps }) => {
-    const y = allocate(x.shape);
-    const [rows, width] = [rowsOf(x), x.shape.at(-1)];
-    const tensors = { reads: { x, weight }, writes: { y } };
-    launch({
-      name: "rmsNorm",
-      source: forward(lanesFor(width)),
-      ...tensors,
-      ...rowwise(rows, width),
-      numbers: { eps },
-    });
-    return y;
-  },
-  gradient: ([dy], [x, weight], { eps }) => {
-    const [dx, dweight] = runOps("RmsNormGradient", { dy, x, weight }, { eps });
-    return { x: () => dx, weight: () => dweight };
-  },
+  wasm: ({ x, weight }, { eps }) => normOnHeap(x, weight, eps),
+  webgpu: ({ x, weight }, { eps }) => launchNorm(x, weight, eps),
+  gradient: ([dy], [x, weight], attributes) => gradients({ dy, x, weight }, attributes),
 });
 
-/** dy, x, weight -> [dx, dweight], shaped like x and weight. */
+defineOp<Attributes>({
+  name: "RmsNormWithPass",
+  saves: ["x", "weight"],
+  wasm: ({ x, weight }, { eps }) => [alias(x), normOnHeap(x, weight, eps)],
+  webgpu: ({ x, weight }, { eps }) => [alias(x), launchNorm(x, weight, eps)],
+  gradient: ([passed, dy], [x, weight], attributes) => gradients({ dy, x, weight, passed }, attributes),
+});
+
+function alias({ dataId, shape, dtype }: tf.TensorInfo): tf.TensorInfo {
+  tf.backend().incRef(dataId);
+  return { dataId, shape, dtype };
+}
+
+defineOp<Attributes>({
+  name: "RmsNormOfPart",
+  saves: ["x", "weight"],
+  wasm: ({ x, weight }, { eps }) => {
+    const { rows, stride, width } = sizesOf(x, weight);
+    const y = normOnHeap(x, weight, eps);
+    const rest = make([...x.shape.slice(0, -1), stride - width]);
+    const [from, to] = [at(x) + 4 * width, at(rest)];
+    run(() => cpu().copyRows(from, stride, to, stride - width, rows, stride - width));
+    return [y, rest];
+  },
+  webgpu: ({ x, weight }, { eps }) => {
+    const { stride, width } = sizesOf(x, weight);
+    const [y, rest] = [width, stride - width].map((own) => allocate([...x.shape.slice(0, -1), own]));
+    launch({
+      name: "rmsNormOfPart",
+      source: forward(lanesFor(width), true),
+      reads: { x, weight },
+      writes: { y, rest },
+      ...rowwise(x, weight),
+      numbers: { eps },
+    });
+    return [y, rest];
+  },
+  gradient: ([dy, rest], [x, weight], attributes) => gradients({ dy, x, weight, rest }, attributes),
+});
+
+function gradients(inputs: tf.NamedTensorMap, attributes: Attributes): Record<string, () => tf.Tensor> {
+  const [dx, dweight] = runOps("RmsNormGradient", inputs, { ...attributes });
+  return { x: () => dx, weight: () => dweight };
+}
+
+/**
+ * dy, x, weight; `passed`, a gradient of x that is added to its own; or `rest`, the gradient of what follows the normed
+ * part of a row -> [dx], or [dx, dweight] with weightGradient.
+ */
 defineOp<Attributes>({
   name: "RmsNormGradient",
-  wasm: ({ dy, x, weight }, { eps }) => {
-    const [dx, dweight] = [make(x.shape), make(weight.shape)];
-    const addresses = [at(dy), at(x), at(weight), at(dx), at(dweight)] as const;
-    const [rows, width] = [rowsOf(x), x.shape.at(-1)!];
-    run(() => cpu().rmsNormGradient(...addresses, rows, width, eps));
-    return [dx, dweight];
+  wasm: ({ dy, x, weight, passed, rest }, { eps, weightGradient }) => {
+    const { rows, stride, width } = sizesOf(x, weight);
+    const outputs = [x, ...(weightGradient ? [weight] : [])].map(({ shape }) => make(shape));
+    const [dx, dweight = 0] = outputs.map(at);
+    const [dyAt, xAt, weightAt, passedAt, restAt] = [dy, x, weight, passed, rest].map((t) => (t ? at(t) : 0));
+    run(() => {
+      cpu().rmsNormGradient(dyAt, xAt, stride, weightAt, passedAt, dx, dweight, rows, width, eps);
+      if (restAt) cpu().copyRows(restAt, stride - width, dx + 4 * width, stride, rows, stride - width);
+    });
+    return outputs;
   },
-  webgpu: ({ dy, x, weight }, { eps }) => {
-    const [dx, dweight] = [allocate(x.shape), allocate(weight.shape)];
-    const [rows, width] = [rowsOf(x), x.shape.at(-1)];
-    const chunks = Math.ceil(rows / CHUNK_ROWS);
+  webgpu: ({ dy, x, weight, passed, rest }, { eps, weightGradient }) => {
+    const { rows, stride, width } = sizesOf(x, weight);
+    const outputs = [x, ...(weightGradient ? [weight] : [])].map(({ shape }) => allocate(shape));
+    const [dx, dweight] = outputs;
     withScratch([rows], (scales) => {
-      const tensors = { reads: { dy, x, weight }, writes: { dx, scales } };
-      const source = gradient(lanesFor(width));
-      launch({ name: "rmsNormGradient", source, ...tensors, ...rowwise(rows, width), numbers: { eps } });
-      const addTo = (partial: tf.TensorInfo): void =>
-        launch({
-          name: "rmsNormWeightGradient",
-          source: WEIGHT_GRADIENT,
-          reads: { dy, x, scales },
-          writes: { partial },
-          sizes: { rows, width },
-          workgroups: groupsFor(chunks * width),
-        });
-      if (chunks === 1) return addTo(dweight);
-      return withScratch([chunks, width], (partial) => {
-        addTo(partial);
-        addUp(partial, dweight, chunks, width);
+      launch({
+        name: "rmsNormGradient",
+        source: gradient(lanesFor(width), passed ? "passed" : rest ? "rest" : "nothing"),
+        reads: { dy, x, weight, ...(passed ? { passed } : {}), ...(rest ? { rest } : {}) },
+        writes: { dx, scales },
+        ...rowwise(x, weight),
+        numbers: { eps },
+      });
+      if (!dweight) return;
+      launch({
+        name: "rmsNormWeightGradient",
+        source: WEIGHT_GRADIENT,
+        reads: { dy, x, scales },
+        writes: { dweight },
+        sizes: { rows, stride, width },
+        threads: COLUMNS * ROW_LANES,
+        workgroups: groupsFor(width, COLUMNS),
       });
     });
-    return [dx, dweight];
+    return outputs;
   },
 });
 
 /** Threads per row: one where the row is narrow, else a workgroup. */
-function lanesFor(width: number): number {
+export function lanesFor(width: number): number {
   return width <= 256 ? 1 : 32;
 }
 
-function rowwise(rows: number, width: number) {
+function rowwise(x: tf.TensorInfo, weight: tf.TensorInfo) {
+  const { rows, stride, width } = sizesOf(x, weight);
   const lanes = lanesFor(width);
   const threads = Math.max(lanes, THREADS / 2);
-  return { sizes: { rows, width }, threads, workgroups: groupsFor(rows * lanes, threads) };
+  return { sizes: { rows, stride, width }, threads, workgroups: groupsFor(rows * lanes, threads) };
 }
 
 // Past 65,535 workgroups the grid is folded and has spare ones: they meet the barrier but store nothing.
-const forward = (lanes: number): string => /* wgsl */ `
+const forward = (lanes: number, part: boolean): string => /* wgsl */ `
   ${sumOverLanes(lanes)}
   fn main(group: u32, thread: u32) {
     let row = (group * THREADS + thread) / ${lanes}u;
     let lane = thread % ${lanes}u;
-    let start = min(row, u.rows - 1u) * u.width;
+    let start = min(row, u.rows - 1u) * u.stride;
     var square = 0.0;
     for (var i = lane; i < u.width; i += ${lanes}u) { square += x[start + i] * x[start + i]; }
     let scale = inverseSqrt(sumOverLanes(square, lane) / f32(u.width) + u.eps);
     if (row >= u.rows) { return; }
-    for (var i = lane; i < u.width; i += ${lanes}u) { y[start + i] = x[start + i] * scale * weight[i]; }
+    for (var i = lane; i < u.width; i += ${lanes}u) { y[row * u.width + i] = x[start + i] * scale * weight[i]; }
+    ${part ? restOf(lanes, (rest, whole) => `rest[${rest}] = x[${whole}];`) : ""}
   }
 `;
 
+/** For each entry behind the normed part of a row: where it lies in the rest and in the whole row. */
+const restOf = (lanes: number, copy: (rest: string, whole: string) => string): string => /* wgsl */ `
+  let others = u.stride - u.width;
+  for (var i = lane; i < others; i += ${lanes}u) { ${copy("row * others + i", "start + u.width + i")} }
+`;
+
 // With r = 1 / rms(x) and g = weight * dy: dx = r * (g - x * r^2 * mean(g * x)).
-const gradient = (lanes: number): string => /* wgsl */ `
+const gradient = (lanes: number, besides: "nothing" | "passed" | "rest"): string => /* wgsl */ `
   ${sumOverLanes(lanes, "vec2<f32>")}
   fn main(group: u32, thread: u32) {
     let row = (group * THREADS + thread) / ${lanes}u;
     let lane = thread % ${lanes}u;
-    let start = min(row, u.rows - 1u) * u.width;
+    let start = min(row, u.rows - 1u) * u.stride;
+    let own = min(row, u.rows - 1u) * u.width;
     var sums = vec2<f32>(); // Of x * x and g * x.
     for (var i = lane; i < u.width; i += ${lanes}u) {
-      sums += x[start + i] * vec2(x[start + i], dy[start + i] * weight[i]);
+      sums += x[start + i] * vec2(x[start + i], dy[own + i] * weight[i]);
     }
     let means = sumOverLanes(sums, lane) / f32(u.width);
     let scale = inverseSqrt(means.x + u.eps);
     let pull = means.y * scale * scale;
     if (row >= u.rows) { return; }
     for (var i = lane; i < u.width; i += ${lanes}u) {
-      dx[start + i] = scale * (dy[start + i] * weight[i] - x[start + i] * pull);
+      dx[start + i] = ${besides === "passed" ? "passed[start + i] + " : ""}scale * (dy[own + i] * weight[i] - x[start + i] * pull);
     }
     if (lane == 0u) { scales[row] = scale; }
+    ${besides === "rest" ? restOf(lanes, (rest, whole) => `dx[${whole}] = rest[${rest}];`) : ""}
   }
 `;
 
-const CHUNK_ROWS = 64; // Rows whose share of the weight's gradient one thread adds up.
+const COLUMNS = 8; // Of the weight, per workgroup; each is added up by this many threads:
+const ROW_LANES = 32;
 
 const WEIGHT_GRADIENT = /* wgsl */ `
+  var<workgroup> partial: array<f32, THREADS>;
   fn main(group: u32, thread: u32) {
-    let i = group * THREADS + thread;
-    let first = i / u.width * ${CHUNK_ROWS}u;
-    if (first >= u.rows) { return; }
-    let column = i % u.width;
+    let column = group * ${COLUMNS}u + thread % ${COLUMNS}u;
     var sum = 0.0;
-    for (var row = first; row < min(first + ${CHUNK_ROWS}u, u.rows); row++) {
-      sum += dy[row * u.width + column] * x[row * u.width + column] * scales[row];
+    if (column < u.width) {
+      for (var row = thread / ${COLUMNS}u; row < u.rows; row += ${ROW_LANES}u) {
+        sum += dy[row * u.width + column] * x[row * u.stride + column] * scales[row];
+      }
     }
-    partial[i] = sum;
+    partial[thread] = sum;
+    workgroupBarrier();
+    if (thread >= ${COLUMNS}u || column >= u.width) { return; }
+    for (var lane = 1u; lane < ${ROW_LANES}u; lane++) { sum += partial[lane * ${COLUMNS}u + thread]; }
+    dweight[column] = sum;
   }
 `;

@@ -1,7 +1,7 @@
 // Rotary position embedding (Su et al., 2021, eq. 34) on the last P entries of each head.
 
 import { allocate, groupsFor, launch } from "../launch.ts";
-import { defineOp, hasKernel, runOp } from "../op.ts";
+import { defineOp, hasKernel, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
 import { at, cpu, make, run, view } from "../wasm/heap.ts";
 
@@ -16,22 +16,25 @@ export interface RopeTable {
 }
 
 /**
- * Rotate the last P entries of each head by its token's position; the first D - P stay as they are.
+ * Rotate the last P entries of each query and key head by its token's position; the first D - P stay as they are.
  *
- * x: [B, T, H, D], positions: int32 [B, T], table of width P/2 -> [B, T, H, D].
+ * q: [B, T, H, D], k: [B, T, G, D], positions: int32 [B, T], table of width P/2 -> both rotated.
  */
-export function rotate(x: tf.Tensor, positions: tf.Tensor, table: RopeTable): tf.Tensor {
-  const [B, T, , D] = x.shape;
+export function rotate(q: tf.Tensor, k: tf.Tensor, positions: tf.Tensor, table: RopeTable): [tf.Tensor, tf.Tensor] {
+  const [B, T, , D] = q.shape;
   const P = 2 * table.cos.shape[1]!;
-  if (x.rank !== 4 || positions.shape[0] !== B || positions.shape[1]! !== T || P > D) {
-    throw new Error(`rotate: x is [${x.shape}], positions are [${positions.shape}], the table rotates ${P} entries`);
+  const right = [q, k].every(({ rank, shape }) => rank === 4 && shape[0] === B && shape[1] === T && shape[3] === D);
+  if (!right || !tf.util.arraysEqual(positions.shape, [B, T]) || P > D!) {
+    throw new Error(
+      `rotate: q is [${q.shape}], k is [${k.shape}], positions are [${positions.shape}], the table rotates ${P} entries`,
+    );
   }
-  if (!hasKernel("Rotate")) return rotateReference(x, positions, table);
+  if (!hasKernel("Rotate")) return [rotateReference(q, positions, table), rotateReference(k, positions, table)];
   const { cos, sin, layout } = table;
-  return runOp("Rotate", { x, positions, cos, sin }, { layout, inverse: false });
+  return runOps("Rotate", { q, k, positions, cos, sin }, { layout, inverse: false }) as [tf.Tensor, tf.Tensor];
 }
 
-/** The definition in plain operations. */
+/** The definition in plain operations. x: [B, T, H, D] -> [B, T, H, D] */
 export function rotateReference(x: tf.Tensor, positions: tf.Tensor, table: RopeTable): tf.Tensor {
   const [B, T, H, D] = x.shape as [number, number, number, number];
   const half = table.cos.shape[1]!;
@@ -60,61 +63,128 @@ interface Attributes {
 defineOp<Attributes>({
   name: "Rotate",
   saves: ["positions", "cos", "sin"],
-  wasm: ({ x, positions, cos, sin }, { layout, inverse }) => {
-    const [B, T, H, D] = x.shape;
-    const [known, half] = cos.shape;
-    const y = make(x.shape);
-    const addresses = [at(x), at(positions), at(cos), at(sin), at(y)] as const;
-    run(() => {
-      const wrong = cpu().rotate(...addresses, B * T, H, D, half, known, layout === "interleaved", inverse);
-      if (wrong >= 0) throw new Error(`rotate: position ${view(positions)[wrong]} is not among the table's ${known}`);
-    });
-    return y;
+  wasm: ({ q, k, ...place }, { layout, inverse }) =>
+    [q, k].map((x) => {
+      const y = make(x.shape);
+      rotateOnHeap(x, y, place as Place, layout, inverse);
+      return y;
+    }),
+  webgpu: ({ q, k, positions, cos, sin }, { layout, inverse }) => {
+    const [turnedX, turnedY] = [allocate(q.shape), allocate(k.shape)];
+    launchRotation({ x: q, y: k, positions, cos, sin }, { turnedX, turnedY }, layout, inverse);
+    return [turnedX, turnedY];
   },
-  webgpu: ({ x, positions, cos, sin }, { layout, inverse }) => {
-    const y = allocate(x.shape);
-    const [H, D] = x.shape.slice(2);
-    const [known, half] = cos.shape;
-    const size = tf.util.sizeFromShape(x.shape);
-    launch({
-      name: "rotate",
-      source: rotation(layout),
-      reads: { x, positions, cos, sin },
-      writes: { y },
-      sizes: { size, perToken: H * D, D, half, known },
-      numbers: { direction: inverse ? -1 : 1, none: Number.NaN },
-      workgroups: groupsFor(size),
-    });
-    return y;
+  gradient: ([dq, dk], [positions, cos, sin], { layout, inverse }) => {
+    const attributes = { layout, inverse: !inverse };
+    const [q, k] = runOps("Rotate", { q: dq, k: dk, positions, cos, sin }, attributes);
+    return { q: () => q, k: () => k };
   },
-  gradient: ([dy], [positions, cos, sin], { layout, inverse }) => ({
-    x: () => runOp("Rotate", { x: dy, positions, cos, sin }, { layout, inverse: !inverse }),
-    positions: () => tf.zerosLike(positions),
-    cos: () => tf.zerosLike(cos),
-    sin: () => tf.zerosLike(sin),
-  }),
 });
 
-// One thread per entry; it finds its partner in the pair. A position that the table lacks gives NaN.
-const rotation = (layout: RotaryLayout): string => /* wgsl */ `
-  fn main(group: u32, thread: u32) {
-    let i = group * THREADS + thread;
-    if (i >= u.size) { return; }
-    let plain = u.D - 2u * u.half;
-    let d = i % u.D;
-    if (d < plain) { y[i] = x[i]; return; }
-    let part = d - plain;
+type Place = Record<"positions" | "cos" | "sin", tf.TensorInfo>;
+
+/** x: [B, T, H, D] or, for one head, [B, T, D] -> y, which may be x, on the heap of the wasm backend. */
+export function rotateOnHeap(
+  x: tf.TensorInfo,
+  y: tf.TensorInfo,
+  { positions, cos, sin }: Place,
+  layout: RotaryLayout,
+  inverse: boolean,
+): void {
+  const [known, half] = cos.shape;
+  const width = x.shape.at(-1)!;
+  const tokens = tf.util.sizeFromShape(positions.shape);
+  const heads = tf.util.sizeFromShape(x.shape) / (tokens * width);
+  const addresses = [at(x), at(positions), at(cos), at(sin), at(y)] as const;
+  run(() => {
+    const wrong = cpu().rotate(...addresses, tokens, heads, width, half, known, layout === "interleaved", inverse);
+    if (wrong >= 0) throw new Error(`rotate: position ${view(positions)[wrong]} is not among the table's ${known}`);
+  });
+}
+
+/**
+ * Two tensors in one launch. x: [B, T, H, D] -> turnedX, same shape. y: [B, T, G, E] -> turnedY, the same; or the sum over
+ * the G heads, where turnedY is [B, T, E].
+ */
+export function launchRotation(
+  { x, y, positions, cos, sin }: Place & Record<"x" | "y", tf.TensorInfo>,
+  writes: Record<"turnedX" | "turnedY", tf.TensorInfo>,
+  layout: RotaryLayout,
+  inverse: boolean,
+): void {
+  const tokens = tf.util.sizeFromShape(positions.shape);
+  const [known, half] = cos.shape;
+  const [xSize, ySize] = [writes.turnedX, writes.turnedY].map(({ shape }) => tf.util.sizeFromShape(shape));
+  const terms = tf.util.sizeFromShape(y.shape) / ySize;
+  launch({
+    name: "rotate",
+    source: rotation(layout, terms > 1),
+    reads: { x, y, positions, cos, sin },
+    writes,
+    sizes: {
+      xSize,
+      ySize,
+      xPerToken: xSize / tokens,
+      yPerToken: ySize / tokens,
+      xWidth: x.shape.at(-1)!,
+      yWidth: y.shape.at(-1)!,
+      terms,
+      half,
+      known,
+    },
+    numbers: { direction: inverse ? -1 : 1, none: Number.NaN },
+    workgroups: groupsFor(xSize + ySize),
+  });
+}
+
+/**
+ * WGSL: entry i of [..., width] heads is rotated to keep * x[i] + take * x[partner]. Reads positions, cos, sin, u.half,
+ * u.known (positions of the table), u.direction (-1: back) and u.none, which a position that the table lacks gives (NaN).
+ */
+export const turnText = (layout: RotaryLayout): string => /* wgsl */ `
+  struct Turn { keep: f32, take: f32, partner: u32 }
+  fn turnOf(i: u32, width: u32, token: u32) -> Turn {
+    let d = i % width;
+    let plain = width - 2u * u.half;
+    if (d < plain) { return Turn(1.0, 0.0, i); }
+    let entry = d - plain;
     ${
       layout === "interleaved"
-        ? "let pair = part / 2u; let second = part % 2u == 1u; let stride = 1u;"
-        : "let pair = part % u.half; let second = part >= u.half; let stride = u.half;"
+        ? "let pair = entry / 2u; let second = entry % 2u == 1u; let stride = 1u;"
+        : "let pair = entry % u.half; let second = entry >= u.half; let stride = u.half;"
     }
-    let position = positions[i / u.perToken];
+    let position = positions[token];
     let known = position >= 0 && position < i32(u.known);
     let angle = select(0u, u32(position), known) * u.half + pair;
-    let c = cos[angle];
-    let s = sin[angle] * u.direction;
-    let partner = select(i + stride, i - stride, second);
-    y[i] = select(u.none, x[i] * c + select(-s, s, second) * x[partner], known);
+    let c = select(u.none, cos[angle], known);
+    let s = select(u.none, sin[angle] * u.direction, known);
+    return Turn(c, select(-s, s, second), select(i + stride, i - stride, second));
+  }
+`;
+
+// One thread per entry; it finds its partner in the pair.
+const rotation = (layout: RotaryLayout, summed: boolean): string => /* wgsl */ `
+  ${turnText(layout)}
+  fn main(group: u32, thread: u32) {
+    let i = group * THREADS + thread;
+    if (i < u.xSize) {
+      let turn = turnOf(i, u.xWidth, i / u.xPerToken);
+      turnedX[i] = turn.keep * x[i] + turn.take * x[turn.partner];
+      return;
+    }
+    let j = i - u.xSize;
+    if (j >= u.ySize) { return; }
+    let turn = turnOf(j, u.yWidth, j / u.yPerToken);
+    turnedY[j] = turn.keep * yAt(j) + turn.take * yAt(turn.partner);
+  }
+  fn yAt(j: u32) -> f32 {
+    ${
+      summed
+        ? /* wgsl */ `
+    var sum = 0.0;
+    for (var g = 0u; g < u.terms; g++) { sum += y[(j / u.yWidth * u.terms + g) * u.yWidth + j % u.yWidth]; }
+    return sum;`
+        : "return y[j];"
+    }
   }
 `;

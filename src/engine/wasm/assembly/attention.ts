@@ -1,8 +1,9 @@
 // Causal attention over heads that lie strided in [B, T, H, D], a block of queries at a time: no more than one block of
-// the T x T probabilities is ever held, and a block sees only the keys up to its last query.
+// the T x T probabilities is ever held, and a block sees only the keys from the first that it may see to its last query.
 
 // b batch, t tokens, heads query heads, groups key-value heads, k a key head's own width, p the width of the part of the
-// key that all heads share (0 for none), v a value head's width.
+// key that all heads share (0 for none), v a value head's width. `keyStep`, `valueStep`: elements from one head's key (or
+// value) to the next one's, so that both may lie in one tensor.
 
 import { gemm } from "./gemm";
 import { addScaled, at, clear, copy, dot, exp1, exp4, log1, sum4 } from "./math";
@@ -14,17 +15,23 @@ export function causalAttentionBytes(t: i32, k: i32, p: i32): i32 {
   return (QUERIES * t + t * (k + p)) << 2;
 }
 
+/** The first token that token `token` of a row may see: `starts` is int32 [b, t], or 0 where each sees all before it. */
+function firstSeen(starts: usize, token: i32): i32 {
+  return starts == 0 ? 0 : max(0, load<i32>(at(starts, token)));
+}
+
 /**
- * q: [b, t, heads, k+p], key: [b, t, groups, k], value: [b, t, groups, v], shared: [b, t, p] (any address if p is 0)
- * -> o: [b, t, heads, v], logsumexp: [b, heads, t].
+ * q: [b, t, heads, k+p], key and value: [b, t, groups, ...], shared: [b, t, p] (any address if p is 0), starts: int32
+ * [b, t] or 0 -> o: [b, t, heads, v], stats: [b, heads, t, 2], the logsumexp and the first token seen.
  */
 export function causalAttention(
   q: usize,
   key: usize,
   value: usize,
   shared: usize,
+  starts: usize,
   o: usize,
-  logsumexp: usize,
+  stats: usize,
   b: i32,
   t: i32,
   heads: i32,
@@ -32,51 +39,63 @@ export function causalAttention(
   k: i32,
   p: i32,
   v: i32,
+  keyStep: i32,
+  valueStep: i32,
   scale: f32,
   work: usize,
 ): void {
   const perGroup = heads / groups;
   const joined = at(work, QUERIES * t);
+  const ldq = heads * (k + p);
+  const ldv = groups * valueStep;
   for (let batch = 0; batch < b; batch++) {
+    const starting = starts == 0 ? <usize>0 : at(starts, batch * t);
     for (let g = 0; g < groups; g++) {
-      let keys = at(key, (batch * t * groups + g) * k);
-      let ldk = groups * k;
+      let keys = at(key, (batch * t * groups + g) * keyStep);
+      let ldk = groups * keyStep;
       if (p > 0) {
-        joinKey(keys, at(shared, batch * t * p), joined, t, groups, k, p);
+        joinKey(keys, ldk, at(shared, batch * t * p), joined, t, k, p);
         keys = joined;
         ldk = k + p;
       }
-      const values = at(value, (batch * t * groups + g) * v);
+      const values = at(value, (batch * t * groups + g) * valueStep);
       for (let h = g * perGroup; h < (g + 1) * perGroup; h++) {
         const queries = at(q, (batch * t * heads + h) * (k + p));
         const out = at(o, (batch * t * heads + h) * v);
-        const normalizers = at(logsumexp, (batch * heads + h) * t);
         for (let t0 = 0; t0 < t; t0 += QUERIES) {
           const rows = min(QUERIES, t - t0);
-          const seen = t0 + rows;
-          const ldq = heads * (k + p);
-          gemm(false, true, rows, seen, k + p, at(queries, t0 * ldq), ldq, keys, ldk, work, seen, false);
+          const first = firstSeen(starting, t0);
+          const seen = t0 + rows - first;
+          const ownKeys = at(keys, first * ldk);
+          gemm(false, true, rows, seen, k + p, at(queries, t0 * ldq), ldq, ownKeys, ldk, work, seen, false);
           for (let i = 0; i < rows; i++) {
-            store<f32>(at(normalizers, t0 + i), softmax(at(work, i * seen), t0 + i + 1, seen, scale));
+            const own = firstSeen(starting, t0 + i);
+            const logits = at(work, i * seen);
+            clear(logits, own - first);
+            const visible = t0 + i + 1 - own;
+            const stat = at(stats, 2 * ((batch * heads + h) * t + t0 + i));
+            store<f32>(stat, softmax(at(logits, own - first), visible, seen - (own - first), scale));
+            store<f32>(stat, <f32>own, 4);
           }
-          gemm(false, false, rows, v, seen, work, seen, values, groups * v, at(out, t0 * heads * v), heads * v, false);
+          const ownValues = at(values, first * ldv);
+          gemm(false, false, rows, v, seen, work, seen, ownValues, ldv, at(out, t0 * heads * v), heads * v, false);
         }
       }
     }
   }
 }
 
-/** One group's keys and the shared part, side by side: [t, k+p]. */
-function joinKey(key: usize, shared: usize, joined: usize, t: i32, groups: i32, k: i32, p: i32): void {
+/** One group's keys, `ldk` apart, and the shared part, side by side: [t, k+p]. */
+function joinKey(key: usize, ldk: i32, shared: usize, joined: usize, t: i32, k: i32, p: i32): void {
   for (let i = 0; i < t; i++) {
-    copy(joined, at(key, i * groups * k), k);
+    copy(joined, at(key, i * ldk), k);
     copy(at(joined, k), at(shared, i * p), p);
     joined = at(joined, k + p);
   }
 }
 
 /** The first `seen` of `n` logits -> their probabilities at `scale`, in place, and 0 for the others. Returns logsumexp. */
-function softmax(row: usize, seen: i32, n: i32, scale: f32): f32 {
+export function softmax(row: usize, seen: i32, n: i32, scale: f32): f32 {
   let most = load<f32>(row);
   let most4 = f32x4.splat(most);
   let i = 0;
@@ -126,7 +145,7 @@ export function causalAttentionGradient(
   value: usize,
   shared: usize,
   o: usize,
-  logsumexp: usize,
+  stats: usize,
   dq: usize,
   dkey: usize,
   dvalue: usize,
@@ -138,6 +157,8 @@ export function causalAttentionGradient(
   k: i32,
   p: i32,
   v: i32,
+  keyStep: i32,
+  valueStep: i32,
   scale: f32,
   work: usize,
 ): void {
@@ -146,67 +167,59 @@ export function causalAttentionGradient(
   const slopes = at(work, QUERIES * t);
   const joined = at(slopes, QUERIES * t);
   const djoined = at(joined, t * (k + p));
-  const ldq = heads * (k + p);
+  const width = k + p;
+  const ldq = heads * width;
   const ldo = heads * v;
-  const ldv = groups * v;
+  const ldv = groups * valueStep;
   if (p > 0) clear(dshared, b * t * p);
   for (let batch = 0; batch < b; batch++) {
     for (let g = 0; g < groups; g++) {
-      let keys = at(key, (batch * t * groups + g) * k);
-      let dkeys = at(dkey, (batch * t * groups + g) * k);
-      let ldk = groups * k;
+      const head = batch * t * groups + g;
+      let keys = at(key, head * keyStep);
+      let dkeys = at(dkey, head * keyStep);
+      let ldk = groups * keyStep;
       if (p > 0) {
-        joinKey(keys, at(shared, batch * t * p), joined, t, groups, k, p);
+        joinKey(keys, ldk, at(shared, batch * t * p), joined, t, k, p);
         keys = joined;
         dkeys = djoined;
-        ldk = k + p;
+        ldk = width;
       }
-      const values = at(value, (batch * t * groups + g) * v);
-      const dvalues = at(dvalue, (batch * t * groups + g) * v);
-      clearRows(dkeys, t, k + p, ldk);
+      const values = at(value, head * valueStep);
+      const dvalues = at(dvalue, head * valueStep);
+      clearRows(dkeys, t, width, ldk);
       clearRows(dvalues, t, v, ldv);
       for (let h = g * perGroup; h < (g + 1) * perGroup; h++) {
-        const first = batch * t * heads + h; // This head's first row, of those of all heads.
+        const firstRow = batch * t * heads + h; // This head's, of the rows of all heads.
         for (let t0 = 0; t0 < t; t0 += QUERIES) {
           const rows = min(QUERIES, t - t0);
-          const seen = t0 + rows;
-          const queries = at(q, (first + t0 * heads) * (k + p));
-          const dout = at(dy, (first + t0 * heads) * v);
-          const out = at(o, (first + t0 * heads) * v);
-          gemm(false, true, rows, seen, k + p, queries, ldq, keys, ldk, probabilities, seen, false);
-          gemm(false, true, rows, seen, v, dout, ldo, values, ldv, slopes, seen, false);
+          const stat = at(stats, 2 * ((batch * heads + h) * t + t0));
+          const first = <i32>load<f32>(stat, 4);
+          const seen = t0 + rows - first;
+          const queries = at(q, (firstRow + t0 * heads) * width);
+          const dout = at(dy, (firstRow + t0 * heads) * v);
+          const out = at(o, (firstRow + t0 * heads) * v);
+          const ownKeys = at(keys, first * ldk);
+          gemm(false, true, rows, seen, width, queries, ldq, ownKeys, ldk, probabilities, seen, false);
+          gemm(false, true, rows, seen, v, dout, ldo, at(values, first * ldv), ldv, slopes, seen, false);
           for (let i = 0; i < rows; i++) {
-            const normalizer = load<f32>(at(logsumexp, (batch * heads + h) * t + t0 + i));
+            const normalizer = load<f32>(at(stat, 2 * i));
+            const before = <i32>load<f32>(at(stat, 2 * i + 1)) - first;
             const along = dot(at(dout, i * ldo), at(out, i * ldo), v);
-            softmaxGradient(
-              at(probabilities, i * seen),
-              at(slopes, i * seen),
-              t0 + i + 1,
-              seen,
-              scale,
-              normalizer,
-              along,
-            );
+            const row = i * seen;
+            clear(at(probabilities, row), before);
+            clear(at(slopes, row), before);
+            const visible = t0 + i + 1 - first - before;
+            const rest = seen - before;
+            const own = row + before;
+            softmaxGradient(at(probabilities, own), at(slopes, own), visible, rest, scale, normalizer, along);
           }
-          gemm(
-            false,
-            false,
-            rows,
-            k + p,
-            seen,
-            slopes,
-            seen,
-            keys,
-            ldk,
-            at(dq, (first + t0 * heads) * (k + p)),
-            ldq,
-            false,
-          );
-          gemm(true, false, seen, k + p, rows, slopes, seen, queries, ldq, dkeys, ldk, true);
-          gemm(true, false, seen, v, rows, probabilities, seen, dout, ldo, dvalues, ldv, true);
+          const dqueries = at(dq, (firstRow + t0 * heads) * width);
+          gemm(false, false, rows, width, seen, slopes, seen, ownKeys, ldk, dqueries, ldq, false);
+          gemm(true, false, seen, width, rows, slopes, seen, queries, ldq, at(dkeys, first * ldk), ldk, true);
+          gemm(true, false, seen, v, rows, probabilities, seen, dout, ldo, at(dvalues, first * ldv), ldv, true);
         }
       }
-      if (p > 0) partKey(djoined, at(dkey, (batch * t * groups + g) * k), at(dshared, batch * t * p), t, groups, k, p);
+      if (p > 0) partKey(djoined, at(dkey, head * keyStep), groups * keyStep, at(dshared, batch * t * p), t, k, p);
     }
   }
 }
@@ -217,9 +230,9 @@ function clearRows(to: usize, rows: i32, width: i32, ld: i32): void {
 }
 
 /** The gradient of a joined key: its own part is stored, that of the shared part added to the other groups'. */
-function partKey(djoined: usize, dkey: usize, dshared: usize, t: i32, groups: i32, k: i32, p: i32): void {
+function partKey(djoined: usize, dkey: usize, ldk: i32, dshared: usize, t: i32, k: i32, p: i32): void {
   for (let i = 0; i < t; i++) {
-    copy(at(dkey, i * groups * k), djoined, k);
+    copy(at(dkey, i * ldk), djoined, k);
     addScaled(at(dshared, i * p), at(djoined, k), 1, p);
     djoined = at(djoined, k + p);
   }
@@ -251,44 +264,4 @@ function softmaxGradient(
   }
   clear(at(logits, seen), n - seen);
   clear(at(slopes, seen), n - seen);
-}
-
-/**
- * One query per row of the batch: q: [b, heads, d], key: [b, slots, groups, d], value: [b, slots, groups, valueLd], of
- * which the first v entries count, lengths: int32 [b] -> o: [b, heads, v]. `work` holds `slots` elements.
- */
-export function decodeAttention(
-  q: usize,
-  key: usize,
-  value: usize,
-  lengths: usize,
-  o: usize,
-  b: i32,
-  slots: i32,
-  heads: i32,
-  groups: i32,
-  d: i32,
-  valueLd: i32,
-  v: i32,
-  scale: f32,
-  work: usize,
-): void {
-  const perGroup = heads / groups;
-  for (let batch = 0; batch < b; batch++) {
-    const seen = min(load<i32>(at(lengths, batch)), slots);
-    for (let h = 0; h < heads; h++) {
-      const g = h / perGroup;
-      const query = at(q, (batch * heads + h) * d);
-      const out = at(o, (batch * heads + h) * v);
-      clear(out, v);
-      if (seen <= 0) continue;
-      for (let s = 0; s < seen; s++) {
-        store<f32>(at(work, s), dot(query, at(key, ((batch * slots + s) * groups + g) * d), d));
-      }
-      softmax(work, seen, seen, scale);
-      for (let s = 0; s < seen; s++) {
-        addScaled(out, at(value, ((batch * slots + s) * groups + g) * valueLd), load<f32>(at(work, s)), v);
-      }
-    }
-  }
 }

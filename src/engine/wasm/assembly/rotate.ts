@@ -3,7 +3,7 @@
 import { at, copy } from "./math";
 
 /**
- * x: [tokens, heads, width] -> y, same shape; positions: int32 [tokens]; cos, sin: [tablePositions, half].
+ * x: [tokens, heads, width] -> y, same shape (or x itself); positions: int32 [tokens]; cos, sin: [tablePositions, half].
  *
  * Pairs are (2i, 2i+1) if `interleaved`, else (i, i + half); `inverse` rotates back. Returns the first token whose
  * position the table lacks, or -1.
@@ -23,21 +23,35 @@ export function rotate(
   inverse: bool,
 ): i32 {
   const sign: f32 = inverse ? -1 : 1;
-  const plain = width - 2 * half;
   for (let t = 0; t < tokens; t++) {
     const position = load<i32>(at(positions, t));
     if (<u32>position >= <u32>tablePositions) return t;
     const c = at(cos, position * half);
     const s = at(sin, position * half);
     for (let h = 0; h < heads; h++) {
-      copy(y, x, plain);
-      if (interleaved) rotateInterleaved(at(x, plain), c, s, at(y, plain), half, sign);
-      else rotateHalves(at(x, plain), c, s, at(y, plain), half, sign);
+      rotateHead(x, c, s, y, width, half, interleaved, sign);
       x = at(x, width);
       y = at(y, width);
     }
   }
   return -1;
+}
+
+/** One head of `width` entries at the angles of its position; c, s: [half]. */
+export function rotateHead(
+  x: usize,
+  c: usize,
+  s: usize,
+  y: usize,
+  width: i32,
+  half: i32,
+  interleaved: bool,
+  sign: f32,
+): void {
+  const plain = width - 2 * half;
+  copy(y, x, plain);
+  if (interleaved) rotateInterleaved(at(x, plain), c, s, at(y, plain), half, sign);
+  else rotateHalves(at(x, plain), c, s, at(y, plain), half, sign);
 }
 
 function rotateInterleaved(x: usize, c: usize, s: usize, y: usize, half: i32, sign: f32): void {
