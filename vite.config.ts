@@ -4,11 +4,10 @@ import { dirname, join } from "node:path";
 import type { Plugin } from "vite";
 import { defineConfig } from "vite";
 
-const OPTIONS = [
-  ...["-O3", "--runtime", "stub", "--noAssert", "--use", "abort=", "--enable", "simd", "--enable", "threads"],
-  // It computes in place on the heap of TensorFlow.js, which has this maximum.
-  ...["--importMemory", "--initialMemory", "1", "--maximumMemory", "65536"],
-];
+/** The kernels compute in place on the heap of TensorFlow.js, which has this maximum. */
+const OPTIONS =
+  "-O3 --runtime stub --noAssert --use abort= --enable simd --enable threads " +
+  "--importMemory --initialMemory 1 --maximumMemory 65536";
 
 /**
  * `import base64 from "./x.ts?assembly"` compiles AssemblyScript to WebAssembly and yields its bytes as base64;
@@ -29,7 +28,7 @@ function assembly(): Plugin {
         .toSorted()
         .map((name) => join(folder, name));
       for (const source of sources) this.addWatchFile(source);
-      const hash = createHash("sha256").update(OPTIONS.join(" "));
+      const hash = createHash("sha256").update(OPTIONS);
       for (const source of sources) hash.update(readFileSync(source));
       const name = `${hash.digest("hex").slice(0, 16)}${relaxed ? "-relaxed" : ""}.wasm`;
       const cached = join(".cache", "assembly", name);
@@ -49,7 +48,7 @@ async function compile(entry: string, features: string[]): Promise<Uint8Array> {
   const output = new Map<string, Uint8Array>();
   let complaints = "";
   const { error } = await asc.main(
-    [entry, "--outFile", "out.wasm", ...OPTIONS, ...features.flatMap((feature) => ["--enable", feature])],
+    [entry, "--outFile", "out.wasm", ...OPTIONS.split(" "), ...features.flatMap((feature) => ["--enable", feature])],
     {
       stderr: { write: (text: Uint8Array | string) => (complaints += String(text)) },
       writeFile: (name: string, contents: Uint8Array | string) => {

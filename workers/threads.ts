@@ -28,6 +28,6 @@ function start(work: ThreadWork): Promise<void> {
     const thread = new Worker(scriptUrl(), { type: "module" });
     thread.addEventListener("message", () => resolve(), { once: true });
     thread.addEventListener("error", ({ message }) => reject(new Error(`A thread did not start: ${message}`)));
-    thread.postMessage(work);
+    thread.postMessage(work, []);
   });
 }
