@@ -2,8 +2,9 @@
 
 import { afterEach, describe, expect, it } from "vitest";
 import { valueAndGradients } from "../../src/engine/gradients.ts";
-import { type Head, headLossWorkspace } from "../../src/engine/ops/head.ts";
+import { headLossWorkspace } from "../../src/engine/ops/head.ts";
 import { headLoss, headLossReference } from "../../src/engine/ops/headLoss.ts";
+import type { Table } from "../../src/engine/ops/table.ts";
 import { pack } from "../../src/engine/packing.ts";
 import * as tf from "../../src/engine/tf.ts";
 import { floats, integers, ints, normal, type Plain, type Tensors, toTensor, useBackend } from "./harness.ts";
@@ -17,7 +18,7 @@ describe.each(KERNEL_BACKENDS)("headLoss on %s", (backend) => {
     headLossWorkspace.elements = elements;
   });
 
-  const whole = (t: Tensors): Head => t.weight;
+  const whole = (t: Tensors): Table => t.weight;
   const op =
     (head = whole) =>
     (t: Tensors) =>
@@ -68,7 +69,7 @@ describe.each(KERNEL_BACKENDS)("headLoss on %s", (backend) => {
     headLossWorkspace.elements = 40;
     const { weight: _, ...own } = inputs(7, 3, 11);
     const parts = { a: normal([4, 3], 5), b: normal([4, 3], 6), c: normal([3, 3], 7) };
-    const head = (t: Tensors): Head => [t.a, t.b, t.c];
+    const head = (t: Tensors): Table => [t.a, t.b, t.c];
     const comparison = { inputs: { ...own, ...parts }, trained: ["h"], op: op(head), reference: reference(head) };
     await expectKernel(backend, comparison);
   });
@@ -79,7 +80,7 @@ describe.each(KERNEL_BACKENDS)("headLoss on %s", (backend) => {
       const { values } = normal([rows, 64], 5 + i);
       return [values as Float32Array, [rows, 64]];
     });
-    const head = (): Head => matrices.map(([values, shape]) => pack(values, shape, format));
+    const head = (): Table => matrices.map(([values, shape]) => pack(values, shape, format));
     await expectKernel(backend, { inputs: own, trained: ["h"], op: op(head), reference: reference(head) });
   });
 
@@ -109,7 +110,7 @@ describe.each(KERNEL_BACKENDS)("headLoss on %s", (backend) => {
   });
 
   it("gives a gradient to a weight that is computed from what is differentiated by", async () => {
-    const doubled = (t: Tensors): Head => t.weight.mul(2);
+    const doubled = (t: Tensors): Table => t.weight.mul(2);
     const comparison = { inputs: inputs(4, 6, 9), op: op(doubled), reference: reference(doubled) };
     await expectKernel(backend, { ...comparison, trained: ["weight"] });
   });
@@ -162,8 +163,8 @@ describe.each(KERNEL_BACKENDS)("headLoss on %s", (backend) => {
 
   it("refuses what does not fit together", () => {
     const [h, targets, weights] = [tf.ones([2, 3]), tf.tensor1d([1, 1], "int32"), tf.ones([2])];
-    expect(() => headLoss(h, tf.ones([4, 2]), targets, weights)).toThrow("h is [2,3], weight [4,2]");
-    expect(() => headLoss(h, [tf.ones([2, 3]), tf.ones([4, 3])], targets, weights)).toThrow("weight [2,3], [4,3]");
+    expect(() => headLoss(h, tf.ones([4, 2]), targets, weights)).toThrow("h is [2,3], the head [4,2]");
+    expect(() => headLoss(h, [tf.ones([2, 3]), tf.ones([4, 3])], targets, weights)).toThrow("parts are [2,3], [4,3]");
     expect(() => headLoss(h, tf.ones([4, 3]), targets, tf.ones([1]))).toThrow("weights [1], for 2 rows of targets");
   });
 });

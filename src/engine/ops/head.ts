@@ -5,85 +5,42 @@
 import { wantsGradient } from "../gradients.ts";
 import { allocate, groupsFor, launch, release, THREADS } from "../launch.ts";
 import { type Inputs, runOps } from "../op.ts";
-import { isPacked, type Matrix, type PackedFormat, type PackedMatrix } from "../packed.ts";
-import { unpackWords } from "../packing.ts";
 import * as tf from "../tf.ts";
 import { at, cpu, make, run, workspace, writeIntegers } from "../wasm/heap.ts";
 import { sumOverLanes, total, withScratch } from "../wgsl.ts";
 import { multiply, multiplyAll, type Product } from "./matmul.ts";
+import { FORMAT_CODES } from "./matmulText.ts";
 import { scaled } from "./scaled.ts";
-
-/** The head's weight [V, D]: whole, or in parts by rows of the vocabulary, all but the last of equally many. */
-export type Head = Matrix | Matrix[];
-
-function matricesOf(head: Head): Matrix[] {
-  return Array.isArray(head) ? head : [head];
-}
-
-/** [V, D] */
-export function headShape(head: Head): [number, number] {
-  const shapes = matricesOf(head).map(({ shape }) => shape);
-  return [shapes.reduce((rows, shape) => rows + shape[0]!, 0), shapes[0][1]!];
-}
-
-/** Throws unless the parts are as they must be, and as wide as h. */
-export function checkHead(name: string, h: tf.Tensor, head: Head): void {
-  const shapes = matricesOf(head).map(({ shape }) => shape);
-  const last = shapes.length - 1;
-  const alike = shapes.every(([rows], i) => (i < last ? rows === shapes[0][0] : rows! <= shapes[0][0]!));
-  if (alike && h.rank === 2 && shapes.every(([, columns]) => columns === h.shape[1])) return;
-  throw new Error(`${name}: h is [${h.shape}], weight [${shapes.join("], [")}]`);
-}
-
-/** The head as an operation gets it: tensors, `weight`, `weight1`, ..., and what they hold. */
-export interface HeadAttributes {
-  parts: { format: PackedFormat | null; rows: number }[];
-}
-
-export function headInputs(head: Head): tf.NamedTensorMap {
-  const tensors = matricesOf(head).map((matrix) => (isPacked(matrix) ? matrix.words : matrix));
-  return Object.fromEntries(tensors.map((tensor, i) => [i === 0 ? "weight" : `weight${i}`, tensor]));
-}
-
-export function headAttributes(head: Head): HeadAttributes {
-  const parts = matricesOf(head).map((matrix) => ({
-    format: isPacked(matrix) ? matrix.format : null,
-    rows: matrix.shape[0]!,
-  }));
-  return { parts };
-}
-
-interface Part {
-  b: tf.TensorInfo;
-  format?: PackedFormat;
-  rows: number;
-}
+import {
+  type Part,
+  partsOf,
+  type Table,
+  type TableAttributes,
+  tableAttributes,
+  tableInputs,
+  tableShape,
+} from "./table.ts";
 
 /** The head as a kernel sees it. */
 export interface Layout {
   parts: Part[];
   V: number;
   D: number;
-  /** Of each part but the last. */
-  partRows: number;
 }
 
-export function layoutOf(inputs: Inputs, { parts }: HeadAttributes): Layout {
-  const V = parts.reduce((sum, { rows }) => sum + rows, 0);
-  return {
-    parts: parts.map(({ format, rows }, i) => ({
-      b: inputs[i === 0 ? "weight" : `weight${i}`],
-      format: format ?? undefined,
-      rows,
-    })),
-    V,
-    D: inputs.h.shape[1],
-    partRows: parts[0].rows,
-  };
+export function layoutOf(inputs: Inputs, attributes: TableAttributes): Layout {
+  const parts = partsOf(inputs, attributes);
+  return { parts, V: parts.reduce((sum, { rows }) => sum + rows, 0), D: inputs.h.shape[1] };
+}
+
+/** Throws unless the head is as wide as h: [M, D]. */
+export function checkHead(name: string, h: tf.Tensor, head: Table): void {
+  const shape = tableShape(name, head);
+  if (h.rank !== 2 || h.shape[1] !== shape[1]) throw new Error(`${name}: h is [${h.shape}], the head [${shape}]`);
 }
 
 /** What a loss on the head's logits adds to the inputs h: [N, D], the head, weights: [M] and, if not null, positions [M]. */
-export interface LossAttributes extends HeadAttributes {
+export interface LossAttributes extends TableAttributes {
   /** Whether the gradients are computed along with the loss, at dy = 1, as the logits are at hand. */
   gradients: boolean;
   /** False where the head is frozen. */
@@ -92,7 +49,7 @@ export interface LossAttributes extends HeadAttributes {
 
 export interface LossInputs {
   h: tf.Tensor;
-  head: Head;
+  head: Table;
   positions: tf.Tensor | null;
   weights: tf.Tensor;
 }
@@ -106,8 +63,8 @@ export function runLoss(
 ): tf.Scalar {
   const gradients = tf.engine().state.gradientDepth > 0;
   const headGradient = gradients && head instanceof tf.Tensor && wantsGradient(head);
-  const inputs = { h, ...headInputs(head), ...more, weights, ...(positions && { positions }) };
-  const [loss, ...kept] = runOps(name, inputs, { ...attributes, ...headAttributes(head), gradients, headGradient });
+  const inputs = { h, ...tableInputs(head), ...more, weights, ...(positions && { positions }) };
+  const [loss, ...kept] = runOps(name, inputs, { ...attributes, ...tableAttributes(head), gradients, headGradient });
   tf.dispose(kept); // The tape has clones.
   return loss as tf.Scalar;
 }
@@ -116,7 +73,7 @@ export function runLoss(
 export const SAVED = [false, true, true];
 
 export function savedGradients([dy]: tf.Tensor[], [dh, dweight]: tf.Tensor[]): Record<string, () => tf.Tensor> {
-  return { h: () => scaled(dh, dy), ...(dweight && { weight: () => scaled(dweight, dy) }) };
+  return { h: () => scaled(dh, dy), ...(dweight && { table: () => scaled(dweight, dy) }) };
 }
 
 /** Throws unless there are as many positions (or rows of h) and weights as rows of targets. */
@@ -127,19 +84,6 @@ export function checkLoss(name: string, { h, head, positions, weights }: LossInp
   throw new Error(
     `${name}: h is [${h.shape}], positions are [${positions?.shape}], weights [${weights.shape}], for ${M} rows of targets`,
   );
-}
-
-/** The logits [M, V] of h: [M, D], for definitions in plain operations. */
-export function plainLogits(h: tf.Tensor, head: Head): tf.Tensor {
-  const parts = matricesOf(head).map((matrix) => (isPacked(matrix) ? unpacked(matrix) : matrix));
-  return tf.concat(
-    parts.map((part) => tf.matMul(h, part, false, true)),
-    1,
-  );
-}
-
-function unpacked({ words, shape, format }: PackedMatrix): tf.Tensor {
-  return tf.tensor2d(unpackWords(words.dataSync() as Int32Array, shape, format), shape);
 }
 
 /** On the CPU: what of a loss is not in `LossInputs`. */
@@ -164,7 +108,7 @@ export function lossOnCpu(
   const k = logProbabilities ? targets.shape[1] : 0;
   const outputs = [make([])];
   if (gradients) outputs.push(make(h.shape));
-  if (headGradient) outputs.push(make(inputs.weight.shape));
+  if (headGradient) outputs.push(make(inputs.table.shape));
   const [loss, dh = 0, dweight = 0] = outputs.map(at);
   const [positionsAt, targetsAt, weightsAt] = [positions ? at(positions) : 0, at(targets), at(weights)];
   const [table, work] = headTable(parts, cpu().headLossBytes(D, V, k));
@@ -202,14 +146,13 @@ function refusePosition(name: string, positions: number, wrong: number, N: numbe
 
 /** The head's parts as the CPU kernels read them, and working memory of `bytes` bytes. */
 export function headTable(parts: Part[], bytes: number): [table: { at: number; write: () => void }, work: number] {
-  const entries = parts.flatMap(({ b, format, rows }) => [format ? FORMAT_CODES[format] : -1, at(b), rows]);
+  const entries = parts.flatMap(({ tensor, format, rows }) => [format ? FORMAT_CODES[format] : -1, at(tensor), rows]);
   const address = workspace(entries.length * 4 + ALIGNMENT + bytes);
   const work = address + Math.ceil((entries.length * 4) / ALIGNMENT) * ALIGNMENT;
   return [{ at: address, write: () => writeIntegers(address, entries) }, work];
 }
 
 const ALIGNMENT = 64; // A cache line.
-const FORMAT_CODES: Record<PackedFormat, number> = { f16: 0, int8: 1, int4: 2 };
 
 /** How many logits the GPU holds at a time: 32 MiB of them. Less where memory is short. */
 export const headLossWorkspace = { elements: 1 << 23 };
@@ -228,19 +171,10 @@ export function inChunks(x: tf.TensorInfo, { parts, V, D }: Layout, use: (chunk:
   withScratch([most, V], (logits) => {
     for (let start = 0; start < M; start += most) {
       const rows = Math.min(most, M - start);
-      let before = 0; // Rows of earlier parts.
-      for (const part of parts) {
-        const product = { M: rows, N: part.rows, K: D, transposeA: false, transposeB: true };
-        multiply({
-          a: x,
-          b: part.b,
-          format: part.format,
-          c: logits,
-          ...product,
-          aStart: start * D,
-          cStart: rows * before,
-        });
-        before += part.rows;
+      for (const { tensor, format, rows: N, start: before } of parts) {
+        const product = { M: rows, N, K: D, transposeA: false, transposeB: true };
+        const starts = { aStart: start * D, cStart: rows * before };
+        multiply({ a: x, b: tensor, format: format ?? undefined, c: logits, ...product, ...starts });
       }
       use({ logits, start, rows });
     }
@@ -287,7 +221,7 @@ export function lossOnGpu(
   const rowsShape = [M, layout.D];
   const loss = allocate([]);
   const dh = gradients ? allocate(h.shape) : null;
-  const dweight = headGradient ? allocate(inputs.weight.shape) : null;
+  const dweight = headGradient ? allocate(inputs.table.shape) : null;
   const x = positions ? allocate(rowsShape) : h;
   const dx = dh && positions ? allocate(rowsShape) : dh;
   const losses = allocate([M]);
@@ -312,22 +246,11 @@ function multiplyBack(
   dx: tf.TensorInfo,
   dweight: tf.TensorInfo | null,
 ): void {
-  const products: Product[] = [];
-  let before = 0;
-  for (const { b, format, rows: words } of parts) {
-    const sizes = { M: rows, N: D, K: words, aStart: rows * before, cStart: start * D };
-    products.push({
-      a: logits,
-      b,
-      format,
-      c: dx,
-      ...sizes,
-      transposeA: false,
-      transposeB: false,
-      accumulate: before > 0,
-    });
-    before += words;
-  }
+  const products = parts.map(({ tensor, format, rows: K, start: before }): Product => {
+    const sizes = { M: rows, N: D, K, aStart: rows * before, cStart: start * D };
+    const product = { transposeA: false, transposeB: false, accumulate: before > 0 };
+    return { a: logits, b: tensor, format: format ?? undefined, c: dx, ...sizes, ...product };
+  });
   if (dweight) {
     const sizes = { M: V, N: D, K: rows, bStart: start * D };
     products.push({

@@ -7,17 +7,16 @@ import * as tf from "../tf.ts";
 import { sumOverLanes } from "../wgsl.ts";
 import {
   checkLoss,
-  type Head,
   type LossAttributes,
   lossOnCpu,
   lossOnGpu,
   placeText,
-  plainLogits,
   rowThreads,
   runLoss,
   SAVED,
   savedGradients,
 } from "./head.ts";
+import { plainTable, type Table } from "./table.ts";
 
 // N hidden states, D hidden size, M rows of them that carry loss, V vocabulary.
 
@@ -30,7 +29,7 @@ import {
  */
 export function headLoss(
   h: tf.Tensor,
-  head: Head,
+  head: Table,
   targets: tf.Tensor,
   weights: tf.Tensor,
   positions: tf.Tensor | null = null,
@@ -44,12 +43,12 @@ export function headLoss(
 /** The definition in plain operations. */
 export function headLossReference(
   h: tf.Tensor,
-  head: Head,
+  head: Table,
   targets: tf.Tensor,
   weights: tf.Tensor,
   positions: tf.Tensor | null = null,
 ): tf.Scalar {
-  const logits = plainLogits(positions ? tf.gather(h, positions) : h, head); // [M, V]
+  const logits = tf.matMul(positions ? tf.gather(h, positions) : h, plainTable(head), false, true); // [M, V]
   const own = tf
     .oneHot(targets as tf.Tensor1D, logits.shape[1]!)
     .mul(logits)
@@ -63,14 +62,14 @@ defineOp<LossAttributes>({
   wasm: (inputs, attributes) => lossOnCpu("headLoss", inputs, { targets: inputs.targets }, attributes),
   webgpu: (inputs, attributes) =>
     lossOnGpu(inputs, attributes, ({ logits, start, rows }, losses, layout) => {
-      const { V, partRows } = layout;
+      const { V, parts } = layout;
       const threads = rowThreads(V);
       launch({
         name: "headLossRows",
         source: rowsText(placeText(layout), threads, attributes.gradients),
         reads: { targets: inputs.targets, weights: inputs.weights },
         writes: { logits, losses },
-        sizes: { start, rows, V, partRows },
+        sizes: { start, rows, V, partRows: parts[0].rows },
         numbers: { none: Number.NaN },
         workgroups: rows,
         threads,

@@ -2,6 +2,7 @@
 // TensorFlow.js shares with us.
 
 import { addScaled, at, clear, copy } from "./math";
+import { unpackRows } from "./packed";
 
 /** The first of `count` indices outside 0..limit-1, or -1. */
 export function firstOutside(indices: usize, count: i32, limit: i32): i32 {
@@ -16,12 +17,26 @@ export function integerAt(integers: usize, i: i32): i32 {
   return load<i32>(at(integers, i));
 }
 
-/** table: [tableRows, width], rows: int32 [count] -> y: [count, width]. Returns the first index outside, or -1. */
-export function takeRows(table: usize, rows: usize, y: usize, count: i32, width: i32, tableRows: i32): i32 {
-  const outside = firstOutside(rows, count, tableRows);
-  if (outside >= 0) return outside;
-  for (let i = 0; i < count; i++) copy(at(y, i * width), at(table, load<i32>(at(rows, i)) * width), width);
-  return -1;
+/**
+ * Of rows: int32 [count], those in a part of the table, [partRows, width] from row `start` on, to their places in
+ * y: [count, width]. format -1: float32, else packed.
+ */
+export function takeRows(
+  part: usize,
+  format: i32,
+  partRows: i32,
+  start: i32,
+  rows: usize,
+  y: usize,
+  count: i32,
+  width: i32,
+): void {
+  for (let i = 0; i < count; i++) {
+    const row = load<i32>(at(rows, i)) - start;
+    if (<u32>row >= <u32>partRows) continue;
+    if (format < 0) copy(at(y, i * width), at(part, row * width), width);
+    else unpackRows(format, part, partRows, width, row, 1, at(y, i * width));
+  }
 }
 
 /** dy: [count, width], rows: int32 [count] -> dtable: [tableRows, width]; rows are added in their order in dy. */
