@@ -1,6 +1,6 @@
 // Structured removal: a new, smaller tree that obeys a plan.
 
-import type { ExpertWeights } from "../engine/ops/experts.ts";
+import type { ExpertWeights } from "../engine/ops/mixture.ts";
 import type { Matrix } from "../engine/packed.ts";
 import * as tf from "../engine/tf.ts";
 import type { DeepSeekConfig, LayerSizes, ModelConfig, Qwen2Config } from "../formats/hfConfig.ts";

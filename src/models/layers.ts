@@ -1,5 +1,6 @@
 // The small parts that both families share: linear maps (with an optional LoRA adapter), norms, the gated MLP, rotary tables.
 
+import { gatedMlp } from "../engine/ops/gatedMlp.ts";
 import { linear as linearOp, linears as linearsOp } from "../engine/ops/linear.ts";
 import { matmul } from "../engine/ops/matmul.ts";
 import { rmsNorm } from "../engine/ops/rmsNorm.ts";
@@ -9,6 +10,7 @@ import { unpackedMatrix } from "../engine/ops/unpack.ts";
 import { isPacked, type Matrix } from "../engine/packed.ts";
 import * as tf from "../engine/tf.ts";
 import type { Yarn } from "../formats/hfConfig.ts";
+import { plainMlp } from "./plainMlp.ts";
 
 /** A LoRA adapter (Hu et al., 2021, eq. 3): adds scale * B(A(x)). */
 export interface Lora {
@@ -69,6 +71,8 @@ export function norm(p: Norm, x: tf.Tensor, eps: number): tf.Tensor {
 
 /** x: [..., D] -> [..., D]; `residual`: [..., D] is added. */
 export function mlp(p: Mlp, x: tf.Tensor, residual?: tf.Tensor): tf.Tensor {
+  const plain = plainMlp(p);
+  if (plain) return gatedMlp(asRows(x), plain, residual ? asRows(residual) : null).reshape(x.shape);
   const [gate, up] = linears([p.gateProj, p.upProj], x); // [..., F]
   return linear(p.downProj, swiGlu(gate, up), residual);
 }

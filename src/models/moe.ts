@@ -2,11 +2,13 @@
 
 // N tokens, D hidden size, E experts, S the sum of the experts' widths.
 
-import { type ExpertWeights, experts } from "../engine/ops/experts.ts";
-import { type RouteOptions, route } from "../engine/ops/route.ts";
+import { type ExpertWeights, mixture } from "../engine/ops/mixture.ts";
+import type { RouteOptions } from "../engine/ops/route.ts";
 import type * as tf from "../engine/tf.ts";
 import type { DeepSeekConfig } from "../formats/hfConfig.ts";
-import { type Linear, linear, type Mlp, mlp } from "./layers.ts";
+import { type Linear, type Mlp, mlp } from "./layers.ts";
+import { plainMlp } from "./plainMlp.ts";
+import { plainTensor } from "./storage.ts";
 
 export interface Moe {
   kind: "experts";
@@ -22,14 +24,32 @@ export interface Moe {
 /** Sees which experts each token was sent to: chosen is int32 [N, topK]. */
 export type RouteObserver = (layer: number, chosen: tf.Tensor) => void;
 
-/** x: [B, T, D] -> [B, T, D] */
-export function moe(p: Moe, x: tf.Tensor, config: DeepSeekConfig, observe?: (chosen: tf.Tensor) => void): tf.Tensor {
-  const flat = x.reshape([-1, x.shape.at(-1)!]); // [N, D]
-  const { experts: chosen, weights } = route(linear(p.gate, flat), p.eScoreCorrectionBias, routeOptions(p, config));
+/** x: [B, T, D] -> what the experts make of it, [B, T, D]; `residual`: [B, T, D] is added. */
+export function moe(
+  p: Moe,
+  x: tf.Tensor,
+  config: DeepSeekConfig,
+  observe?: (chosen: tf.Tensor) => void,
+  residual?: tf.Tensor,
+): tf.Tensor {
+  const { sharedExperts } = p;
+  const shared = sharedExperts && plainMlp(sharedExperts);
+  // With adapters the shared experts are an MLP of their own, to whose output the others are added.
+  const before = sharedExperts && !shared ? mlp(sharedExperts, x, residual) : residual;
+  const weights = {
+    router: plainTensor("The router", p.gate.weight),
+    bias: p.eScoreCorrectionBias,
+    experts: p.experts,
+    shared,
+  };
+  const { y, chosen } = mixture(asRows(x), weights, routeOptions(p, config), before ? asRows(before) : null);
   observe?.(chosen);
-  const routed = experts(flat, chosen, weights, p.experts);
-  const all = p.sharedExperts ? routed.add(mlp(p.sharedExperts, flat)) : routed;
-  return all.reshape(x.shape);
+  return y.reshape(x.shape);
+}
+
+/** [..., D] -> [N, D] */
+function asRows(x: tf.Tensor): tf.Tensor {
+  return x.reshape([-1, x.shape.at(-1)!]);
 }
 
 function routeOptions(p: Moe, config: DeepSeekConfig): RouteOptions {

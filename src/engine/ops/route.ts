@@ -2,11 +2,11 @@
 // DeepSeek-V3 section 2.1.2: sigmoid scores, a bias that only takes part in the choice. V2: softmax, no bias.
 
 import { detached } from "../gradients.ts";
-import { allocate, groupsFor, launch } from "../launch.ts";
-import { defineOp, hasKernel, runOp, runOps } from "../op.ts";
+import { constant, groupsFor, launch, THREADS } from "../launch.ts";
 import * as tf from "../tf.ts";
-import { at, cpu, make, run, workspace } from "../wasm/heap.ts";
 import { SIGMOID, withScratch } from "../wgsl.ts";
+import type { Form } from "./blockProduct.ts";
+import { ORDER, type Plan } from "./gatedMlpKernels.ts";
 
 export interface RouteOptions {
   topK: number;
@@ -21,27 +21,11 @@ export interface RouteOptions {
 }
 
 /**
- * logits: [N, E], bias: [E] (added for the choice only) -> experts: int32 [N, topK], weights: [N, topK].
+ * logits: [N, E], bias: [E] (added for the choice only) -> experts: int32 [N, topK], best first, of equals the first;
+ * weights: [N, topK].
  *
- * Gradients reach the logits through the weights; the choice and the bias have none.
+ * The definition in plain operations. Gradients reach the logits through the weights; choice and bias have none.
  */
-export function route(
-  logits: tf.Tensor,
-  bias: tf.Tensor,
-  options: RouteOptions,
-): { experts: tf.Tensor; weights: tf.Tensor } {
-  const E = logits.shape[1]!;
-  if (bias.size !== E || options.topK > E || E % options.groups !== 0) {
-    throw new Error(
-      `route: logits are [${logits.shape}], bias is [${bias.shape}], top ${options.topK}, ${options.groups} groups`,
-    );
-  }
-  if (!hasKernel("Route")) return routeReference(logits, bias, options);
-  const [weights, experts] = runOps("Route", { logits, bias }, options) as [tf.Tensor, tf.Tensor];
-  return { experts: detached(experts), weights };
-}
-
-/** The definition in plain operations. */
 export function routeReference(
   logits: tf.Tensor,
   bias: tf.Tensor,
@@ -74,70 +58,48 @@ export function routeReference(
   return { experts, weights: weights.mul(scale) };
 }
 
-/** Outputs: weights [N, topK], experts int32 [N, topK]; best first, of equals the first. */
-defineOp<RouteOptions>({
-  name: "Route",
-  saves: ["logits"],
-  wasm: ({ logits, bias }, { topK, scoring, normalize, scale, groups, groupsKept }) => {
-    const [N, E] = logits.shape;
-    const [weights, experts] = [make([N, topK]), make([N, topK], "int32")];
-    const addresses = [at(logits), at(bias), at(weights), at(experts)] as const;
-    const work = workspace((2 * E + groups) * 4);
-    const softmax = scoring === "softmax";
-    run(() => cpu().route(...addresses, N, E, topK, softmax, normalize, scale, groups, groupsKept, work));
-    return [weights, experts];
-  },
-  webgpu: ({ logits, bias }, { topK, scoring, normalize, scale, groups, groupsKept }) => {
-    const [N, E] = logits.shape;
-    if (groups > 32) throw new Error(`route: ${groups} groups, the GPU's kernel takes at most 32`);
-    const [weights, chosen] = [allocate([N, topK]), allocate([N, topK], "int32")];
-    withScratch([N, E], (choice) => {
-      launch({
-        name: "route",
-        source: routing(scoring, normalize),
-        reads: { logits, bias },
-        writes: { weights, chosen, choice },
-        sizes: { N, E, topK, groups, groupsKept },
-        numbers: { scale },
-        workgroups: groupsFor(N),
-      });
-    });
-    return [weights, chosen];
-  },
-  savesOutputs: [false, true],
-  gradient: ([dweights], [logits, chosen], options) => ({
-    logits: () => runOp("RouteGradient", { dweights, logits, experts: chosen }, options),
-    bias: () => tf.zeros([logits.shape[1]!]),
-  }),
-});
+type Tensors = Record<string, tf.TensorInfo>;
 
-/** dweights: [N, topK], logits: [N, E], experts: int32 [N, topK] -> dlogits [N, E]. */
-defineOp<RouteOptions>({
-  name: "RouteGradient",
-  wasm: ({ dweights, logits, experts }, { topK, scoring, normalize, scale }) => {
-    const [N, E] = logits.shape;
-    const dlogits = make(logits.shape);
-    const addresses = [at(dweights), at(logits), at(experts), at(dlogits)] as const;
-    const work = workspace(E * 4);
-    const softmax = scoring === "softmax";
-    run(() => cpu().routeGradient(...addresses, N, E, topK, softmax, normalize, scale, work));
-    return dlogits;
-  },
-  webgpu: ({ dweights, logits, experts }, { topK, scoring, normalize, scale }) => {
-    const [N, E] = logits.shape;
-    const dlogits = allocate(logits.shape);
+const TOKENS = 16; // Of a workgroup, where it multiplies in its own memory; and as many experts at a time.
+const DEPTH = 32;
+
+/** On the GPU: x [N, D], router [E, D], bias [E] -> logits [N, E], weights [N, topK], chosen int32 [N, topK]. */
+export function launchRoute(form: Form, reads: Tensors, writes: Tensors, options: RouteOptions): void {
+  const { topK, scoring, normalize, scale, groups, groupsKept } = options;
+  if (groups > 32) throw new Error(`route: ${groups} groups, the GPU's kernel takes at most 32`);
+  const [N, E] = writes.logits.shape;
+  withScratch([N, E], (choice) => {
     launch({
-      name: "routeGradient",
-      source: routingGradient(scoring, normalize),
-      reads: { dweights, logits, chosen: experts },
-      writes: { dlogits },
-      sizes: { N, E, topK },
+      name: "route",
+      source: /* wgsl */ `
+        ${scores(scoring)}
+        ${choosing(normalize)}
+        ${form === "tiles" ? BY_WORKGROUP : BY_THREAD}
+      `,
+      reads,
+      writes: { ...writes, choice },
+      sizes: { N, D: reads.x.shape[1], E, topK, groups, groupsKept },
       numbers: { scale },
-      workgroups: groupsFor(N),
+      workgroups: form === "tiles" ? Math.ceil(N / TOKENS) : groupsFor(N),
     });
-    return dlogits;
-  },
-});
+  });
+}
+
+/**
+ * On the GPU: overlaps, whose rows (in the order of `order`) add up to the gradients by the weights, logits and chosen ->
+ * dlogits [N, E].
+ */
+export function launchRouteGradient(reads: Tensors, writes: Tensors, plan: Plan, options: RouteOptions): void {
+  launch({
+    name: "routeGradient",
+    source: routingGradient(options.scoring, options.normalize),
+    reads: { ...reads, offsets: constant(plan.offsets) },
+    writes,
+    sizes: plan.sizes,
+    numbers: { scale: options.scale },
+    workgroups: groupsFor(plan.sizes.N),
+  });
+}
 
 /** `prepare` and `score(e, of)`: expert e's score from its logit and what the whole row gives. */
 const scores = (scoring: RouteOptions["scoring"]): string =>
@@ -160,10 +122,11 @@ const scores = (scoring: RouteOptions["scoring"]): string =>
 
 const SMALLEST = "1.0e-20"; // Added to the sum that the weights are divided by.
 
-// One thread per token. The next best is the best of those behind the last in the order (value down, index up), so that
-// nothing must be remembered of what was taken. choice: [N, E], the scores to choose by.
-const routing = (scoring: RouteOptions["scoring"], normalize: boolean): string => /* wgsl */ `
-  ${scores(scoring)}
+/**
+ * `choose(n)`: a token's experts and weights from its logits. The next best is the best of those behind the last in the
+ * order (value down, index up), so that nothing must be remembered of what was taken. choice: [N, E], what is chosen by.
+ */
+const choosing = (normalize: boolean): string => /* wgsl */ `
   fn groupScore(start: u32) -> f32 { // The sum of the two best.
     var best = -3.0e38;
     var second = -3.0e38;
@@ -175,9 +138,7 @@ const routing = (scoring: RouteOptions["scoring"], normalize: boolean): string =
     }
     return select(best + second, best, size == 1u);
   }
-  fn main(group: u32, thread: u32) {
-    let n = group * THREADS + thread;
-    if (n >= u.N) { return; }
+  fn choose(n: u32) {
     let row = prepare(n);
     for (var e = 0u; e < u.E; e++) { choice[n * u.E + e] = score(n * u.E + e, row) + bias[e]; }
     if (u.groups > 1u) { dropGroups(n); }
@@ -226,34 +187,105 @@ const routing = (scoring: RouteOptions["scoring"], normalize: boolean): string =
   }
 `;
 
+// One thread per token, four experts at a time.
+const BY_THREAD = /* wgsl */ `
+  fn main(group: u32, thread: u32) {
+    let n = group * THREADS + thread;
+    if (n >= u.N) { return; }
+    for (var e = 0u; e < u.E; e += 4u) {
+      let rows = min(vec4(e, e + 1u, e + 2u, e + 3u), vec4(u.E - 1u)) * u.D;
+      var sums = vec4<f32>();
+      for (var d = 0u; d < u.D; d++) {
+        sums += x[n * u.D + d] * vec4(router[rows.x + d], router[rows.y + d], router[rows.z + d], router[rows.w + d]);
+      }
+      for (var j = 0u; j < min(4u, u.E - e); j++) { logits[n * u.E + e + j] = sums[j]; }
+    }
+    choose(n);
+  }
+`;
+
+// TOKENS tokens by as many experts at a time, each thread 2 of both; then one thread per token.
+const BY_WORKGROUP = /* wgsl */ `
+  var<workgroup> xs: array<f32, ${TOKENS * (DEPTH + 1)}>;
+  var<workgroup> rows: array<f32, ${TOKENS * (DEPTH + 1)}>;
+  fn main(group: u32, thread: u32) {
+    let first = group * ${TOKENS}u;
+    let t = thread / ${TOKENS / 2}u * 2u;
+    let o = thread % ${TOKENS / 2}u * 2u;
+    for (var e0 = 0u; e0 < u.E; e0 += ${TOKENS}u) {
+      var sums = vec4<f32>();
+      for (var d0 = 0u; d0 < u.D; d0 += ${DEPTH}u) {
+        for (var i = thread; i < ${TOKENS * DEPTH}u; i += ${THREADS}u) {
+          let place = i / ${DEPTH}u;
+          let d = d0 + i % ${DEPTH}u;
+          let slot = place * ${DEPTH + 1}u + i % ${DEPTH}u;
+          xs[slot] = 0.0;
+          rows[slot] = 0.0;
+          if (d < u.D && first + place < u.N) { xs[slot] = x[(first + place) * u.D + d]; }
+          if (d < u.D && e0 + place < u.E) { rows[slot] = router[(e0 + place) * u.D + d]; }
+        }
+        workgroupBarrier();
+        for (var k = 0u; k < ${DEPTH}u; k++) {
+          let a = vec2(xs[t * ${DEPTH + 1}u + k], xs[(t + 1u) * ${DEPTH + 1}u + k]);
+          let b = vec2(rows[o * ${DEPTH + 1}u + k], rows[(o + 1u) * ${DEPTH + 1}u + k]);
+          sums += a.xxyy * b.xyxy;
+        }
+        workgroupBarrier();
+      }
+      for (var j = 0u; j < 4u; j++) {
+        let n = first + t + j / 2u;
+        let e = e0 + o + j % 2u;
+        if (n < u.N && e < u.E) { logits[n * u.E + e] = sums[j]; }
+      }
+    }
+    storageBarrier();
+    if (thread < ${TOKENS}u && first + thread < u.N) { choose(first + thread); }
+  }
+`;
+
 // One thread per token. With s the scores and w = scale * s / sum(s), each chosen score's gradient is
 // scale / sum * (dw - sum(dw * s) / sum); without the division it is scale * dw.
 const routingGradient = (scoring: RouteOptions["scoring"], normalize: boolean): string => /* wgsl */ `
+  ${ORDER}
   ${scores(scoring)}
+  fn dweight(slot: u32) -> f32 {
+    let width = u32(offsets[chosen[slot] + 1] - offsets[chosen[slot]]);
+    let start = u32(order[rowOf(slot)]) * u.overlapWidth;
+    var sum = 0.0;
+    for (var j = 0u; j < (width + 3u) / 4u; j++) { sum += overlaps[start + j]; }
+    return sum;
+  }
   fn main(group: u32, thread: u32) {
     let n = group * THREADS + thread;
     if (n >= u.N) { return; }
     let row = prepare(n);
+    for (var e = 0u; e < u.E; e++) { dlogits[n * u.E + e] = 0.0; }
     var sum = 0.0;
     var along = 0.0;
     for (var slot = n * u.topK; slot < (n + 1u) * u.topK; slot++) {
-      let s = score(n * u.E + u32(chosen[slot]), row);
+      let i = n * u.E + u32(chosen[slot]);
+      let s = score(i, row);
+      let dw = dweight(slot);
+      dlogits[i] = dw;
       sum += s;
-      along += s * dweights[slot];
+      along += s * dw;
     }
     ${
       normalize
         ? `let factor = u.scale / (sum + ${SMALLEST}); let shift = along / (sum + ${SMALLEST});`
         : "let factor = u.scale; let shift = 0.0;"
     }
-    let pull = factor * (along - shift * sum); // The sum of each score times its gradient.
-    for (var e = 0u; e < u.E; e++) {
-      dlogits[n * u.E + e] = ${scoring === "softmax" ? "-pull * score(n * u.E + e, row)" : "0.0"};
-    }
     for (var slot = n * u.topK; slot < (n + 1u) * u.topK; slot++) {
       let i = n * u.E + u32(chosen[slot]);
       let s = score(i, row);
-      dlogits[i] += factor * (dweights[slot] - shift) * s${scoring === "sigmoid" ? " * (1.0 - s)" : ""};
+      dlogits[i] = factor * (dlogits[i] - shift) * s${scoring === "sigmoid" ? " * (1.0 - s)" : ""};
     }
+    ${scoring === "softmax" ? SOFTMAX_PULL : ""}
   }
+`;
+
+// The softmax takes from every score what the chosen ones' gradients add up to.
+const SOFTMAX_PULL = /* wgsl */ `
+  let pull = factor * (along - shift * sum);
+  for (var e = 0u; e < u.E; e++) { dlogits[n * u.E + e] -= pull * score(n * u.E + e, row); }
 `;

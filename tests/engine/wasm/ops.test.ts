@@ -7,17 +7,12 @@ import * as tf from "../../../src/engine/tf.ts";
 import {
   activate,
   expectAgreement,
-  expectClose,
   expectSameBits,
-  floats,
-  integers,
-  ints,
   normal,
   run,
   toTensor,
   useBackend,
   type Comparison,
-  type Plain,
 } from "../harness.ts";
 import { poison } from "./poison.ts";
 

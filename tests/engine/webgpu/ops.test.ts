@@ -3,21 +3,7 @@
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { gpuErrors } from "../../../src/engine/device.ts";
 import { matmul, matmulReference } from "../../../src/engine/ops/matmul.ts";
-import * as tf from "../../../src/engine/tf.ts";
-import {
-  activate,
-  expectAgreement,
-  expectClose,
-  expectSameBits,
-  floats,
-  integers,
-  ints,
-  normal,
-  run,
-  toTensor,
-  type Comparison,
-  type Plain,
-} from "../harness.ts";
+import { activate, expectAgreement, expectSameBits, normal, run, type Comparison } from "../harness.ts";
 import { poison } from "./poison.ts";
 
 beforeAll(() => activate("webgpu"));

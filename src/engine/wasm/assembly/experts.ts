@@ -10,17 +10,15 @@ import { swiGlu, swiGluGradient } from "./swiGlu";
 const ROWS = 256; // Rows of one expert at a time.
 
 /** Bytes of working memory for `experts`. */
-export function expertsBytes(slots: i32, d: i32, e: i32, widest: i32): i32 {
-  return (slots + e + 1 + ROWS * (d + widest)) << 2;
+export function expertsBytes(d: i32, widest: i32): i32 {
+  return (ROWS * (d + widest)) << 2;
 }
 
-/** Sort the slots by expert, stably: order: int32 [slots], starts: int32 [e + 1]. Returns the first slot whose expert is none, or -1. */
-function sortByExpert(chosen: usize, order: usize, starts: usize, slots: i32, e: i32): i32 {
+/** Sort the slots by expert, stably: order: int32 [slots], starts: int32 [e + 1]. */
+function sortByExpert(chosen: usize, order: usize, starts: usize, slots: i32, e: i32): void {
   clear(starts, e + 1);
   for (let i = 0; i < slots; i++) {
-    const expert = load<i32>(at(chosen, i));
-    if (<u32>expert >= <u32>e) return i;
-    const count = at(starts, expert + 1);
+    const count = at(starts, load<i32>(at(chosen, i)) + 1);
     store<i32>(count, load<i32>(count) + 1);
   }
   for (let i = 0; i < e; i++) store<i32>(at(starts, i + 1), load<i32>(at(starts, i + 1)) + load<i32>(at(starts, i)));
@@ -32,7 +30,6 @@ function sortByExpert(chosen: usize, order: usize, starts: usize, slots: i32, e:
   // Every start has moved to the next one's place: move them back.
   for (let i = e; i > 0; i--) store<i32>(at(starts, i), load<i32>(at(starts, i - 1)));
   store<i32>(starts, 0);
-  return -1;
 }
 
 /** The rows of x that the tokens of `count` slots have. */
@@ -42,9 +39,8 @@ function gather(x: usize, order: usize, to: usize, count: i32, d: i32, topK: i32
 
 /**
  * x: [n, d], chosen: int32 [n, topK], weights: [n, topK], gate, up: [s, d], down: [d, s], offsets: int32 [e + 1]
- * -> y: [n, d], hidden: [n * topK, 2, widest]: gate and up products of each slot, in the order of the experts.
- *
- * Returns the first slot whose expert is none, or -1.
+ * -> y: [n, d], added to what it holds if `accumulate`; order: int32 [n * topK + e + 1], the slots by expert and where each
+ * expert's begin; hidden: [n * topK, 2, widest], the products with gate and with up of each slot, in this order.
  */
 export function experts(
   x: usize,
@@ -56,22 +52,22 @@ export function experts(
   offsets: usize,
   y: usize,
   hidden: usize,
+  order: usize,
   n: i32,
   d: i32,
   topK: i32,
   e: i32,
   s: i32,
   widest: i32,
+  accumulate: bool,
   work: usize,
-): i32 {
+): void {
   const slots = n * topK;
-  const order = work;
   const starts = at(order, slots);
-  const rows = at(starts, e + 1); // [ROWS, d]: the inputs, then the outputs.
+  const rows = work; // [ROWS, d]: the inputs, then the outputs.
   const act = at(rows, ROWS * d); // [ROWS, widest]
-  const wrong = sortByExpert(chosen, order, starts, slots, e);
-  if (wrong >= 0) return wrong;
-  clear(y, n * d);
+  sortByExpert(chosen, order, starts, slots, e);
+  if (!accumulate) clear(y, n * d);
   const ld = 2 * widest;
   for (let expert = 0; expert < e; expert++) {
     const channel = load<i32>(at(offsets, expert));
@@ -93,12 +89,11 @@ export function experts(
       }
     }
   }
-  return -1;
 }
 
 /** Bytes of working memory for `expertsGradient`. */
-export function expertsGradientBytes(slots: i32, d: i32, e: i32, widest: i32): i32 {
-  return (slots + e + 1 + ROWS * (2 * d + 3 * widest)) << 2;
+export function expertsGradientBytes(d: i32, widest: i32): i32 {
+  return (ROWS * (2 * d + 3 * widest)) << 2;
 }
 
 /**
@@ -111,13 +106,13 @@ export function expertsGradientBytes(slots: i32, d: i32, e: i32, widest: i32): i
 export function expertsGradient(
   dy: usize,
   x: usize,
-  chosen: usize,
   weights: usize,
   gate: usize,
   up: usize,
   down: usize,
   offsets: usize,
   hidden: usize,
+  order: usize,
   dx: usize,
   dweights: usize,
   dgate: usize,
@@ -132,14 +127,12 @@ export function expertsGradient(
   work: usize,
 ): void {
   const slots = n * topK;
-  const order = work;
   const starts = at(order, slots);
-  const inputs = at(starts, e + 1); // [ROWS, d]: x, then dx.
+  const inputs = work; // [ROWS, d]: x, then dx.
   const outputs = at(inputs, ROWS * d); // [ROWS, d]: dy.
   const act = at(outputs, ROWS * d); // [ROWS, widest] each: weight * act, then du; da; dg.
   const dact = at(act, ROWS * widest);
   const dgates = at(dact, ROWS * widest);
-  sortByExpert(chosen, order, starts, slots, e);
   clear(dx, n * d);
   clear(dweights, slots);
   const ld = 2 * widest;

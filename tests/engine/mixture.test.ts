@@ -1,0 +1,183 @@
+// Experts and their router as one operation: its kernels, forward and backward, against the definition and autograd.
+
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { gpuErrors } from "../../src/engine/device.ts";
+import { useForm } from "../../src/engine/ops/gatedMlpKernels.ts";
+import { mixture, mixtureReference, type MixtureWeights } from "../../src/engine/ops/mixture.ts";
+import type { RouteOptions } from "../../src/engine/ops/route.ts";
+import * as tf from "../../src/engine/tf.ts";
+import {
+  activate,
+  type Comparison,
+  expectAgreement,
+  floats,
+  normal,
+  type Plain,
+  type Tensors,
+  toTensor,
+} from "./harness.ts";
+import { expectKernel, type KernelBackend, poison } from "./poison.ts";
+
+const OPTIONS: RouteOptions = { topK: 2, scoring: "sigmoid", normalize: true, scale: 1, groups: 1, groupsKept: 1 };
+
+/** Sizes: N tokens of width D, experts of these widths, F channels of the shared MLP (0: none). */
+interface Case {
+  N: number;
+  D: number;
+  widths: number[];
+  F?: number;
+  residual?: boolean;
+  options?: Partial<RouteOptions>;
+}
+
+function inputsOf({ N, D, widths, F = 0, residual = true }: Case): Record<string, Plain> {
+  const [E, S] = [widths.length, widths.reduce((sum, width) => sum + width, 0)];
+  return {
+    x: normal([N, D], 1),
+    router: normal([E, D], 2, 2 / Math.sqrt(D)),
+    bias: normal([E], 3, 0.2),
+    gate: normal([S, D], 4),
+    up: normal([S, D], 5),
+    down: normal([D, S], 6),
+    ...(F > 0 && { sharedGate: normal([F, D], 7), sharedUp: normal([F, D], 8), sharedDown: normal([D, F], 9) }),
+    ...(residual && { residual: normal([N, D], 10) }),
+  };
+}
+
+function weightsOf(t: Tensors, widths: number[]): MixtureWeights {
+  const offsets = [0];
+  for (const width of widths) offsets.push(offsets.at(-1)! + width);
+  const { router, bias, gate, up, down, sharedGate, sharedUp, sharedDown } = t;
+  const shared = sharedGate ? { gate: sharedGate, up: sharedUp, down: sharedDown } : null;
+  return { router, bias, experts: { gate, up, down, offsets }, shared };
+}
+
+const WEIGHTS = ["router", "gate", "up", "down"];
+const SHARED = ["sharedGate", "sharedUp", "sharedDown"];
+
+function comparisonOf(one: Case, trained?: string[]): Comparison {
+  const inputs = inputsOf(one);
+  const all = Object.keys(inputs).filter((name) => name !== "bias");
+  const options = { ...OPTIONS, ...one.options };
+  const run = (compute: typeof mixture) => (t: Tensors) => {
+    const { y, chosen } = compute(t.x, weightsOf(t, one.widths), options, t.residual ?? null);
+    return [y, chosen];
+  };
+  return { inputs, trained: trained ?? all, op: run(mixture), reference: run(mixtureReference) };
+}
+
+const FORMS: [string, KernelBackend, "registers" | "tiles" | null][] = [
+  ["wasm", "wasm", null],
+  ["webgpu in registers", "webgpu", "registers"],
+  ["webgpu in tiles", "webgpu", "tiles"],
+];
+
+describe.each(FORMS)("mixture on %s", (_, backend, form) => {
+  let errorsBefore = 0;
+  beforeAll(async () => {
+    useForm(form);
+    await activate(backend);
+    errorsBefore = gpuErrors().count;
+  });
+  afterAll(() => {
+    useForm(null);
+    expect(gpuErrors().count - errorsBefore, String(gpuErrors().latest)).toBe(0);
+  });
+
+  const cases: [string, Case][] = [
+    ["two of four, alike", { N: 11, D: 6, widths: [8, 8, 8, 8], residual: false }],
+    ["two of four and a wider shared one", { N: 11, D: 6, widths: [8, 8, 8, 8], F: 13 }],
+    ["ragged, one of width 0, a narrower shared one", { N: 13, D: 5, widths: [3, 0, 9, 1, 6], F: 2, residual: false }],
+    ["one of two, more rows than a block", { N: 300, D: 4, widths: [5, 3], options: { topK: 1, normalize: false } }],
+    ["all three, several blocks", { N: 150, D: 3, widths: [2, 4, 5], F: 4, options: { topK: 3 } }],
+    [
+      "one past the tile in every size",
+      { N: 65, D: 65, widths: [65, 17], F: 66, options: { topK: 1, normalize: false } },
+    ],
+    ["many experts", { N: 37, D: 9, widths: new Array<number>(33).fill(2), F: 3, options: { topK: 5 } }],
+    ["scores as they are, scaled", { N: 9, D: 7, widths: [2, 3, 1], options: { normalize: false, scale: 2.5 } }],
+    ["softmax", { N: 9, D: 7, widths: [2, 3, 1, 4], options: { scoring: "softmax", normalize: false, topK: 3 } }],
+    ["softmax, normalized", { N: 9, D: 7, widths: [2, 3, 1, 4], F: 3, options: { scoring: "softmax", scale: 1.5 } }],
+    ["groups", { N: 13, D: 5, widths: new Array<number>(12).fill(2), options: { groups: 4, groupsKept: 2, topK: 3 } }],
+    ["groups of one", { N: 13, D: 5, widths: new Array<number>(6).fill(2), options: { groups: 6, groupsKept: 3 } }],
+  ];
+  // Software GPUs take seconds to compile each text in tiles: there, what the sizes and options of the others come down to.
+  const few = [
+    "ragged, one of width 0, a narrower shared one",
+    "one past the tile in every size",
+    "softmax, normalized",
+  ];
+  const wanted = form === "tiles" ? cases.filter(([name]) => few.includes(name)) : cases;
+  it.each(wanted)("agrees with its definition: %s", async (_name, one) => {
+    await expectKernel(backend, comparisonOf(one));
+  });
+
+  if (form === "tiles") return;
+
+  const frozen: [string, string[]][] = [
+    ["everything", ["x", "residual"]],
+    ["the experts", ["x", "router", ...SHARED]],
+    ["the shared one and the router", ["x", "gate", "up", "down"]],
+    ["all but one matrix", ["sharedDown"]],
+  ];
+  it.each(frozen)("agrees with its definition where frozen is: %s", async (_name, trained) => {
+    await expectKernel(backend, comparisonOf({ N: 13, D: 5, widths: [3, 0, 9, 1, 6], F: 4 }, trained));
+  });
+
+  it("gives gradients to weights that are computed from what is differentiated by", async () => {
+    const one = { N: 7, D: 3, widths: [2, 3], F: 2, options: { topK: 1, normalize: false } };
+    const { op, reference, ...rest } = comparisonOf(one, [...WEIGHTS, ...SHARED]);
+    const doubled = (t: Tensors): Tensors =>
+      Object.fromEntries(Object.entries(t).map(([name, tensor]) => [name, name === "bias" ? tensor : tensor.mul(2)]));
+    await expectKernel(backend, { ...rest, op: (t) => op(doubled(t)), reference: (t) => reference(doubled(t)) });
+  });
+
+  it("takes the first of equals", async () => {
+    const comparison = comparisonOf({ N: 5, D: 4, widths: [2, 2, 2, 2, 2] });
+    comparison.inputs.router = floats([5, 4], [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]);
+    comparison.inputs.bias = floats([5], [0, 0, 0, 0, 0]);
+    await expectKernel(backend, comparison);
+  });
+
+  it("gives the only expert the whole weight", async () => {
+    await activate(backend); // The definition needs two: tf.oneHot does.
+    poison(backend);
+    const t = Object.fromEntries(
+      Object.entries(inputsOf({ N: 3, D: 2, widths: [3] })).map(([name, plain]) => [name, toTensor(plain)]),
+    );
+    const alone = weightsOf(t, [3]);
+    const { y, chosen } = mixture(t.x, alone, { ...OPTIONS, topK: 1 }, null);
+    const { y: twice } = mixture(t.x, alone, { ...OPTIONS, topK: 1, scale: 2 }, null);
+    expect([...(await chosen.data())]).toEqual([0, 0, 0]);
+    expect([...(await y.mul(2).data())]).toEqual([...(await twice.data())]);
+  });
+
+  it("lets a value that is not a number reach the result", async () => {
+    await activate(backend);
+    const plain = inputsOf({ N: 3, D: 2, widths: [3, 2], F: 2 });
+    plain.x.values[2] = Number.NaN;
+    const t = Object.fromEntries(Object.entries(plain).map(([name, one]) => [name, toTensor(one)]));
+    const y = await mixture(t.x, weightsOf(t, [3, 2]), OPTIONS, null).y.data();
+    expect([...y].map(Number.isNaN)).toEqual([false, false, true, true, false, false]);
+  });
+
+  it("refuses shapes that do not fit", async () => {
+    await activate(backend);
+    const t = Object.fromEntries(
+      Object.entries(inputsOf({ N: 3, D: 2, widths: [3, 2] })).map(([name, plain]) => [name, toTensor(plain)]),
+    );
+    const p = weightsOf(t, [3, 2]);
+    expect(() => mixture(t.x, { ...p, router: tf.ones([3, 2]) }, OPTIONS, null)).toThrow(/router \[3,2\]/);
+    expect(() => mixture(t.x, p, { ...OPTIONS, topK: 3 }, null)).toThrow(/top 3/);
+    expect(() => mixture(t.x, { ...p, experts: { ...p.experts, offsets: [0, 3, 4] } }, OPTIONS, null)).toThrow(
+      /4 chan/,
+    );
+  });
+});
+
+it("agrees with its definition for more tokens than a grid axis holds workgroups", async () => {
+  await expectAgreement("webgpu", {
+    ...comparisonOf({ N: 70_000, D: 1, widths: [1, 1], F: 1, options: { topK: 1, normalize: false } }),
+    tolerance: 1e-4, // Weights' gradients are sums over 70,000 tokens.
+  });
+});
