@@ -240,6 +240,8 @@ export interface CpuKernels {
     scale: number,
     work: Address,
   ): void;
+  expertLoads(chosen: Address, before: Address, loads: Address, slots: number, e: number): void;
+  balanceExperts(bias: Address, loads: Address, speed: Address, worst: Address, e: number): void;
   expertsBytes(d: number, widest: number): number;
   experts(
     x: Address,

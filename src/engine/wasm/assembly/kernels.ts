@@ -14,7 +14,7 @@ export {
   causalAttentionGradientBytes,
 } from "./attention";
 export { decodeAttention, firstWrongPosition, latentDecode, storeKeys, storeLatents } from "./decode";
-export { route, routeGradient } from "./route";
+export { balanceExperts, expertLoads, route, routeGradient } from "./route";
 export { experts, expertsBytes, expertsGradient, expertsGradientBytes } from "./experts";
 export { copyRows, firstOutside, integerAt, storeRows, takeRows, takeRowsGradient } from "./rows";
 export { firstWrongTarget, headLoss, headLossBytes } from "./headLoss";

@@ -1,6 +1,6 @@
 // The router of a mixture of experts: scores, the choice of the best, their weights; and the gradient of the weights.
 
-import { at, exp1, exp4, sigmoid1, sigmoid4 } from "./math";
+import { at, clear, copy, exp1, exp4, sigmoid1, sigmoid4 } from "./math";
 
 const EXCLUDED: f32 = -1e9; // The score of an expert whose group was not kept.
 const TAKEN: f32 = -Infinity;
@@ -147,4 +147,32 @@ export function routeGradient(
     experts = at(experts, topK);
     dlogits = at(dlogits, e);
   }
+}
+
+/** loads: [e] = how many of chosen: int32 [slots] each expert has, and what `before`, [e] or 0, says. */
+export function expertLoads(chosen: usize, before: usize, loads: usize, slots: i32, e: i32): void {
+  if (before) copy(loads, before, e);
+  else clear(loads, e);
+  for (let i = 0; i < slots; i++) {
+    const place = at(loads, load<i32>(at(chosen, i)));
+    store<f32>(place, load<f32>(place) + 1);
+  }
+}
+
+/** bias: [e] moves by speed: [1] towards the mean of loads: [e]; worst: [1] is the largest load over the mean. */
+export function balanceExperts(bias: usize, loads: usize, speed: usize, worst: usize, e: i32): void {
+  let total: f32 = 0;
+  let most: f32 = 0;
+  for (let i = 0; i < e; i++) {
+    const own = load<f32>(at(loads, i));
+    total += own;
+    most = max(most, own);
+  }
+  for (let i = 0; i < e; i++) {
+    const missing = total - <f32>e * load<f32>(at(loads, i));
+    if (missing == 0) continue;
+    const step = load<f32>(speed);
+    store<f32>(at(bias, i), load<f32>(at(bias, i)) + (missing > 0 ? step : -step));
+  }
+  store<f32>(worst, (most * <f32>e) / total);
 }
