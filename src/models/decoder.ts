@@ -4,8 +4,8 @@
 
 import { constantTensor } from "../engine/constants.ts";
 import { recomputed } from "../engine/gradients.ts";
+import { headLogits } from "../engine/ops/headLogits.ts";
 import { headLoss } from "../engine/ops/headLoss.ts";
-import { matmul } from "../engine/ops/matmul.ts";
 import { rmsNormWithPass } from "../engine/ops/rmsNorm.ts";
 import type { RopeTable } from "../engine/ops/rotate.ts";
 import { takeRows } from "../engine/ops/takeRows.ts";
@@ -59,7 +59,7 @@ export interface ForwardOptions {
 /** Hidden states after the final norm. ids: int32 [B, T] -> [B, T, D]. */
 export function hiddenStates(model: Model, ids: tf.Tensor, options: ForwardOptions = {}): tf.Tensor {
   const positions = rowPositions(ids.shape as [number, number]);
-  return decode(model, takeRows(model.embedTokens as tf.Tensor, ids), () => ({ positions }), options);
+  return decode(model, takeRows(model.embedTokens, ids), () => ({ positions }), options);
 }
 
 /** 0..T-1 in each of B rows: int32 [B, T]. */
@@ -77,7 +77,7 @@ export function rowPositions([B, T]: [number, number]): tf.Tensor {
  */
 export function cachedHiddenStates(model: Model, ids: tf.Tensor, positions: tf.Tensor, cache: KvCache): tf.Tensor {
   const place = (layer: number): Place => ({ positions, cache: cache.layers[layer] });
-  return decode(model, takeRows(model.embedTokens as tf.Tensor, ids), place, {});
+  return decode(model, takeRows(model.embedTokens, ids), place, {});
 }
 
 /** Disposes of `embedded`: [B, T, D]. */
@@ -139,7 +139,7 @@ export function headWeight(model: Model): Table {
 
 /** h: [M, D] -> [M, V] */
 export function logits(model: Model, h: tf.Tensor): tf.Tensor {
-  return matmul(h, headWeight(model) as tf.Tensor, false, true);
+  return headLogits(h, headWeight(model));
 }
 
 /** What a loss is taken over: ids [B, T] and, of the flattened [B*T] rows, those that predict, what and with what weight. */

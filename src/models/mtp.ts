@@ -18,7 +18,7 @@ export function mtpLoss(model: Model, h: tf.Tensor, input: LossInput): tf.Scalar
   const { rmsNormEps: eps } = model.config;
   const [B, T] = input.ids.shape as [number, number];
   const next = tf.concat([input.ids.slice([0, 1], [B, T - 1]), input.ids.slice([0, T - 1], [B, 1])], 1); // [B, T]
-  const embedded = norm(module.enorm, takeRows(model.embedTokens as tf.Tensor, next), eps);
+  const embedded = norm(module.enorm, takeRows(model.embedTokens, next), eps);
   const joined = linear(module.ehProj, tf.concat([embedded, norm(module.hnorm, h, eps)], -1)); // [B, T, D]
   const out = norm(
     module.sharedHeadNorm,
