@@ -14,7 +14,6 @@ import { mixture, mixtureReference, type MixtureWeights } from "../../src/engine
 import { rmsNorm, rmsNormReference } from "../../src/engine/ops/rmsNorm.ts";
 import { rotate, rotateReference, type RopeTable } from "../../src/engine/ops/rotate.ts";
 import type { RouteOptions } from "../../src/engine/ops/route.ts";
-import { storeRows } from "../../src/engine/ops/storeRows.ts";
 import { swiGlu, swiGluReference } from "../../src/engine/ops/swiGlu.ts";
 import { takeRows } from "../../src/engine/ops/takeRows.ts";
 import * as tf from "../../src/engine/tf.ts";
@@ -253,16 +252,6 @@ function contendOptimizer(): void {
   );
 }
 
-/** What stock operations need to change rows in place: a new table. */
-function contendStore(): void {
-  const [target, rows, slots] = [random([B * T, 48], 1), random([B, 48], 2), tf.range(0, B * T, T, "int32")];
-  const stock = () => tf.tensorScatterUpdate(target, slots.expandDims(1), rows);
-  report(
-    `storeRows ${B} of ${B * T}x48`,
-    measure(() => storeRows(target, rows, slots), stock),
-  );
-}
-
 /** The embedding's gradient, for which stock operations on this backend have only the product with a one-hot matrix. */
 function contendTakeRowsGradient(): void {
   const [table, rows] = [random([W, D], 1), toTensor(integers([N], W, 2))];
@@ -284,7 +273,6 @@ bench(
     );
     for (const contest of contests) contend(contest);
     contendTakeRowsGradient();
-    contendStore();
     contendOptimizer();
   },
   { iterations: 1, time: 0, warmupIterations: 0, warmupTime: 0, throws: true },

@@ -9,7 +9,6 @@ import { at, cpu, make, run, view, workspace } from "../wasm/heap.ts";
 import { heads, repeatGroups } from "./attention.ts";
 import { attendText, DECODE_THREADS } from "./attention/decode.ts";
 import { type RopeTable, type RotaryLayout, rotateReference, turnText } from "./rotate.ts";
-import { storeRows } from "./storeRows.ts";
 
 /** What a layer remembers: keys (rotated) and values, [B, S, G, D] each. Written in place. */
 export interface KeyValueCache {
@@ -47,11 +46,16 @@ export function storeKeys(
   });
 }
 
-/** In place, in plain operations: cache[b, positions[b, t]] = entries[b, t]. */
+/** In place, on the cpu backend: cache[b, positions[b, t]] = entries[b, t]. */
 export function storeReference(cache: tf.Tensor, entries: tf.Tensor, positions: tf.Tensor): void {
-  const [B, S] = cache.shape as [number, number];
-  const firsts = tf.range(0, B * S, S, "int32").reshape([B, 1]); // Of each row's slots.
-  storeRows(cache, entries.reshape([positions.size, -1]), positions.add(firsts));
+  const [slots, T] = [cache.shape[1]!, positions.shape[1]!];
+  const width = entries.size / positions.size;
+  const to = cache.dataSync() as Float32Array; // The tensor's own memory.
+  const from = entries.dataSync() as Float32Array;
+  positions.dataSync().forEach((position, i) => {
+    const slot = Math.floor(i / T) * slots + position;
+    to.set(from.subarray(i * width, (i + 1) * width), slot * width);
+  });
 }
 
 /**

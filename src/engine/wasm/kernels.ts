@@ -330,7 +330,6 @@ export interface CpuKernels {
     width: number,
   ): void;
   takeRowsGradient(dy: Address, rows: Address, dtable: Address, count: number, width: number, tableRows: number): void;
-  storeRows(target: Address, rows: Address, slots: Address, count: number, width: number, targetRows: number): number;
   copyRows(from: Address, fromLd: number, to: Address, toLd: number, count: number, width: number): void;
   firstOutside(indices: Address, count: number, limit: number): number;
   integerAt(integers: Address, i: number): number;

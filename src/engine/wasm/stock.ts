@@ -7,7 +7,7 @@ import * as tf from "../tf.ts";
 import { at, cpu, make, run } from "./heap.ts";
 
 /**
- * A clone shares its tensor's memory, as on the other backends. Whoever changes a tensor in place (adamW, storeRows)
+ * A clone shares its tensor's memory, as on the other backends. Whoever changes a tensor in place (adamW, addInto)
  * changes its clones with it.
  */
 const identity: tf.KernelFunc = ({ inputs, backend }) => {

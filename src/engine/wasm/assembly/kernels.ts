@@ -16,7 +16,7 @@ export {
 export { decodeAttention, firstWrongPosition, latentDecode, storeKeys, storeLatents } from "./decode";
 export { balanceExperts, expertLoads, route, routeGradient } from "./route";
 export { experts, expertsBytes, expertsGradient, expertsGradientBytes } from "./experts";
-export { copyRows, firstOutside, integerAt, storeRows, takeRows, takeRowsGradient } from "./rows";
+export { copyRows, firstOutside, integerAt, takeRows, takeRowsGradient } from "./rows";
 export { firstWrongTarget, headLoss, headLossBytes } from "./headLoss";
 export { advance, sampleBytes, sampleTokens } from "./sample";
 export { topLogProbabilities, topLogProbabilitiesBytes } from "./distilLoss";

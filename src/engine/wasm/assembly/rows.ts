@@ -1,5 +1,5 @@
-// Rows of a table by index: taken, added back, stored. Every index is checked: a wrong one would spoil the heap that
-// TensorFlow.js shares with us.
+// Rows of a table by index: taken, and added back. Whoever calls has every index checked: a wrong one would spoil the heap
+// that TensorFlow.js shares with us.
 
 import { addScaled, at, clear, copy } from "./math";
 import { unpackRows } from "./packed";
@@ -45,14 +45,6 @@ export function takeRowsGradient(dy: usize, rows: usize, dtable: usize, count: i
   for (let i = 0; i < count; i++) {
     addScaled(at(dtable, load<i32>(at(rows, i)) * width), at(dy, i * width), 1, width);
   }
-}
-
-/** target[slots[i]] = rows[i], in place. Returns the first slot outside (then nothing was stored), or -1. */
-export function storeRows(target: usize, rows: usize, slots: usize, count: i32, width: i32, targetRows: i32): i32 {
-  const outside = firstOutside(slots, count, targetRows);
-  if (outside >= 0) return outside;
-  for (let i = 0; i < count; i++) copy(at(target, load<i32>(at(slots, i)) * width), at(rows, i * width), width);
-  return -1;
 }
 
 /** `count` rows of `width` elements, from rows `fromLd` apart to rows `toLd` apart. */
