@@ -7,7 +7,17 @@ import { headLoss, headLossReference } from "../../src/engine/ops/headLoss.ts";
 import type { Table } from "../../src/engine/ops/table.ts";
 import { pack } from "../../src/engine/packing.ts";
 import * as tf from "../../src/engine/tf.ts";
-import { floats, integers, ints, normal, type Plain, type Tensors, toTensor, useBackend } from "./harness.ts";
+import {
+  expectAgreement,
+  floats,
+  integers,
+  ints,
+  normal,
+  type Plain,
+  type Tensors,
+  toTensor,
+  useBackend,
+} from "./harness.ts";
 import { expectKernel, KERNEL_BACKENDS, poison } from "./poison.ts";
 
 const { elements } = headLossWorkspace;
@@ -45,18 +55,23 @@ describe.each(KERNEL_BACKENDS)("headLoss on %s", (backend) => {
     [1, 1, 2],
     [3, 70, 7],
     [71, 4, 9],
-  ])("takes %i hidden states by position, several rows of padding from one", async (M, D, V) => {
+  ])("takes %i hidden states by position, padding from one that is trained on, too", async (M, D, V) => {
     const N = 2 * M + 3;
     const weights = normal([M], 4);
     weights.values.forEach((_, m) => m > 0 && m % 3 === 0 && (weights.values[m] = 0));
     const positions = ints(
       [M],
-      Array.from({ length: M }, (_, m) => (weights.values[m] === 0 ? 0 : 2 * ((m * 7) % M) + 1)),
+      Array.from({ length: M }, (_, m) => (weights.values[m] === 0 ? 1 : 2 * ((m * 7) % M) + 1)),
     );
     const own = { ...inputs(M, D, V), h: normal([N, D], 1), weights, positions };
     const comparison = { inputs: own, op: op(), reference: reference() };
     await expectKernel(backend, { ...comparison, trained: ["h", "weight"] });
     await expectKernel(backend, { ...comparison, trained: ["h"] });
+  });
+
+  it("has a loss for each of more rows than a grid axis holds", async () => {
+    const comparison = { inputs: inputs(65_537, 1, 2), trained: [], tolerance: 1e-4 }; // The sum is long.
+    await expectAgreement(backend, { ...comparison, op: op(), reference: reference() });
   });
 
   it("is the same in chunks of tokens, the last one shorter", async () => {
