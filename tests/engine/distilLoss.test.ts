@@ -8,7 +8,7 @@ import {
   topLogProbabilities,
   topLogProbabilitiesReference,
 } from "../../src/engine/ops/distilLoss.ts";
-import { headLossWorkspace } from "../../src/engine/ops/head.ts";
+import { headLossWorkspace } from "../../src/engine/ops/headChunks.ts";
 import type { Table } from "../../src/engine/ops/table.ts";
 import * as tf from "../../src/engine/tf.ts";
 import { activate, floats, ints, normal, type Plain, type Tensors, toTensor, useBackend } from "./harness.ts";

@@ -2,7 +2,7 @@
 
 import { afterEach, describe, expect, it } from "vitest";
 import { valueAndGradients } from "../../src/engine/gradients.ts";
-import { headLossWorkspace } from "../../src/engine/ops/head.ts";
+import { headLossWorkspace } from "../../src/engine/ops/headChunks.ts";
 import { headLoss, headLossReference } from "../../src/engine/ops/headLoss.ts";
 import type { Table } from "../../src/engine/ops/table.ts";
 import { pack } from "../../src/engine/packing.ts";

@@ -10,17 +10,14 @@ import {
   checkHead,
   checkLoss,
   headTable,
-  inChunks,
   layoutOf,
   type LossAttributes,
   lossOnCpu,
-  lossOnGpu,
-  placeText,
-  rowThreads,
   runLoss,
   SAVED,
   savedGradients,
 } from "./head.ts";
+import { inChunks, lossOnGpu, placeText, rowThreads } from "./headChunks.ts";
 import { plainTable, type Table, type TableAttributes, tableAttributes, tableInputs, tableShape } from "./table.ts";
 
 // N hidden states, D hidden size, M rows of them that carry loss, V vocabulary, k words of the teacher.

@@ -5,17 +5,8 @@ import { launch } from "../launch.ts";
 import { defineOp, hasKernel } from "../op.ts";
 import * as tf from "../tf.ts";
 import { sumOverLanes } from "../wgsl.ts";
-import {
-  checkLoss,
-  type LossAttributes,
-  lossOnCpu,
-  lossOnGpu,
-  placeText,
-  rowThreads,
-  runLoss,
-  SAVED,
-  savedGradients,
-} from "./head.ts";
+import { checkLoss, type LossAttributes, lossOnCpu, runLoss, SAVED, savedGradients } from "./head.ts";
+import { lossOnGpu, placeText, rowThreads } from "./headChunks.ts";
 import { plainTable, type Table } from "./table.ts";
 
 // N hidden states, D hidden size, M rows of them that carry loss, V vocabulary.
