@@ -29,10 +29,13 @@ export interface Pass {
   depth: string;
   /** Statements before the factors are read at `k`. */
   each?: string;
-  /** Factors as expressions in `h`, the row's or column's handle, and `k`: one each, or one of them several. */
-  left: string[];
-  right: string[];
+  /** One of each, or of one of them several. */
+  left: Factor[];
+  right: Factor[];
 }
+
+/** A tensor and where to read it: an expression in `h`, the row's or column's handle, and in `k`. */
+export type Factor = [tensor: string, index: string];
 
 export interface BlockProduct {
   /** Declarations: `struct Block` with `rows` and `columns`, the block's sizes, and `fn find(block: u32) -> Block`. */
@@ -53,59 +56,152 @@ function sumsOf({ passes: [{ left, right }] }: BlockProduct): number {
   return Math.max(left.length, right.length);
 }
 
-/** The factor with the handle's name put in. */
-const known = (factor: string, handle: string): string => factor.replaceAll(/\bh\b/g, handle);
+/** The index with the handle's name put in. */
+const indexOf = ([, index]: Factor, handle: string): string => index.replaceAll(/\bh\b/g, handle);
+
+/** One element, and four neighbours, the first at a multiple of 4. */
+const element = (factor: Factor, handle = "h"): string => `${factor[0]}[${indexOf(factor, handle)}]`;
+const four = (factor: Factor, handle: string): string => `${factor[0]}[(${indexOf(factor, handle)}) / 4u]`;
+
+/** Names of the factors' tensors. */
+export function factorsOf({ passes }: BlockProduct): string[] {
+  return passes.flatMap(({ left, right }) => [...left, ...right].map(([tensor]) => tensor));
+}
+
+/**
+ * How a thread of `registers` reads; loads are what software GPUs spend their time on. vectors: four numbers at a time,
+ * where all lengths and starts are multiples of 4 and the factors' tensors are bound as vec4<f32>. quads: besides, four
+ * threads in a row, which are a subgroup, read the rows for each other; `u.across` is then a multiple of 4.
+ */
+export type Reading = "elements" | "vectors" | "quads";
+
+/** Whether this product is read in quads: not the gradients of weights, where it was slower. */
+export function readsInQuads({ leftAlongK }: BlockProduct, reading: Reading): boolean {
+  return reading === "quads" && leftAlongK;
+}
 
 /** The whole text. `u.across`: blocks from left to right. */
-export function blockProduct(form: Form, product: BlockProduct, shape: Shape): string {
+export function blockProduct(form: Form, product: BlockProduct, shape: Shape, reading: Reading): string {
   return /* wgsl */ `
     ${product.blocks}
     ${product.store.replaceAll("VECTOR", `vec${form === "tiles" ? OWN : shape.columns}<f32>`)}
     fn rowHandle(b: Block, m: u32) -> u32 { return ${product.rowHandle}; }
     fn columnHandle(b: Block, n: u32) -> u32 { return ${product.columnHandle}; }
-    ${form === "registers" ? registers(product, shape) : tiles(product)}
+    ${form === "registers" ? registers(product, shape, reading) : tiles(product)}
   `;
 }
 
-function registers(product: BlockProduct, { rows, columns }: Shape): string {
+type Loop = (product: BlockProduct, shape: Shape, pass: Pass, quads: boolean) => string;
+
+function registers(product: BlockProduct, shape: Shape, reading: Reading): string {
+  const { rows, columns } = shape;
   const sums = sumsOf(product);
-  const vector = `vec${columns}<f32>`;
-  const all = (line: (r: number, s: number) => string) =>
-    lines(rows * sums, (i) => line(Math.floor(i / sums), i % sums));
-  const loop = ({ depth, each = "", left, right }: Pass): string => /* wgsl */ `
-    for (var k = 0u; k < ${depth}; k++) {
-      ${each}
-      ${right
-        .map((factor, i) => {
-          const parts = Array.from({ length: columns }, (_, c) => known(factor, `n${c}`));
-          return `let y${i} = ${vector}(${parts.join(", ")});`;
-        })
-        .join("\n")}
-      ${lines(rows, (r) => left.map((factor, i) => `let x${i}r${r} = ${known(factor, `m${r}`)};`).join(" "))}
-      ${all((r, s) => `s${s}r${r} += x${Math.min(s, left.length - 1)}r${r} * y${Math.min(s, right.length - 1)};`)}
-    }
-  `;
+  const quads = readsInQuads(product, reading);
+  const loop = reading === "elements" ? loopOverElements : loopOverVectors;
+  const passes = product.passes.map((pass) => {
+    const text = loop(product, shape, pass, quads);
+    return pass.when ? `if (${pass.when}) { ${text} }` : text;
+  });
+  const place = (row: string) => `rowHandle(b, min(${row}, b.rows - 1u))`;
   return /* wgsl */ `
+    ${quads ? "@diagnostic(off, subgroup_uniformity) // A quad's threads are there together or not at all." : ""}
     fn main(group: u32, thread: u32) {
       let i = group * THREADS + thread;
       let b = find(i / u.across);
       let column = i % u.across * ${columns}u;
-      if (b.rows == 0u || column >= b.columns) { return; }
-      ${lines(rows, (r) => `let m${r} = rowHandle(b, min(${r}u, b.rows - 1u));`)}
+      if (b.rows == 0u || column ${quads ? `- thread % 4u * ${columns}u ` : ""}>= b.columns) { return; }
+      ${
+        quads
+          ? lines(rows / 4, (g) => `let m${g} = ${place(`${4 * g}u + thread % 4u`)};`)
+          : lines(rows, (r) => `let m${r} = ${place(`${r}u`)};`)
+      }
       ${lines(columns, (c) => `let n${c} = columnHandle(b, min(column + ${c}u, b.columns - 1u));`)}
-      ${all((r, s) => `var s${s}r${r} = ${vector}();`)}
-      ${product.passes.map((pass) => (pass.when ? `if (${pass.when}) { ${loop(pass)} }` : loop(pass))).join("\n")}
+      ${everySum(rows, sums, (r, s) => `var s${s}r${r} = vec${columns}<f32>();`)}
+      ${passes.join("\n")}
+      ${quads ? "if (column >= b.columns) { return; }" : ""}
       ${lines(rows, (r) => `if (${r}u < b.rows) { store(b, ${r}u, column, ${names(sums, r)}); }`)}
     }
   `;
 }
+
+function everySum(rows: number, sums: number, line: (r: number, s: number) => string): string {
+  return lines(rows * sums, (i) => line(Math.floor(i / sums), i % sums));
+}
+
+const of = (list: Factor[], s: number): number => Math.min(s, list.length - 1);
+
+/** One k at a time. */
+const loopOverElements: Loop = (product, { rows, columns }, { depth, each = "", left, right }) => /* wgsl */ `
+  for (var k = 0u; k < ${depth}; k++) {
+    ${each}
+    ${right.map((factor, i) => `let y${i} = vec${columns}<f32>(${across(columns, (c) => element(factor, `n${c}`))});`).join("\n")}
+    ${lines(rows, (r) => left.map((factor, i) => `let x${i}r${r} = ${element(factor, `m${r}`)};`).join(" "))}
+    ${everySum(rows, sumsOf(product), (r, s) => `s${s}r${r} += x${of(left, s)}r${r} * y${of(right, s)};`)}
+  }
+`;
+
+const across = (columns: number, part: (c: number) => string): string =>
+  Array.from({ length: columns }, (_, c) => part(c)).join(", ");
+
+/** Four k at a time where neighbours in memory are neighbours in k, else four rows or columns at a time. */
+const loopOverVectors: Loop = (product, ...rest) => {
+  if (!product.leftAlongK) return overRows(product, ...rest);
+  return product.rightAlongK ? overDots(product, ...rest) : overColumns(product, ...rest);
+};
+
+/** Declares x0r0.., four neighbours in k of every row. */
+function fourOfRows(left: Factor[], rows: number, quads: boolean): string {
+  if (!quads)
+    return lines(rows, (r) => left.map((factor, i) => `let x${i}r${r} = ${four(factor, `m${r}`)};`).join(" "));
+  const own = lines(rows / 4, (g) => left.map((factor, i) => `let own${i}g${g} = ${four(factor, `m${g}`)};`).join(" "));
+  const all = lines(rows, (r) =>
+    left.map((_, i) => `let x${i}r${r} = subgroupBroadcast(own${i}g${r >> 2}, ${r & 3}u);`).join(" "),
+  );
+  return `${own}\n${all}`;
+}
+
+const overDots: Loop = (product, { rows, columns }, { depth, each = "", left, right }, quads) => /* wgsl */ `
+  for (var k = 0u; k < ${depth}; k += 4u) {
+    ${each}
+    ${lines(columns, (c) => right.map((factor, i) => `let y${i}c${c} = ${four(factor, `n${c}`)};`).join(" "))}
+    ${fourOfRows(left, rows, quads)}
+    ${everySum(rows, sumsOf(product), (r, s) => {
+      const dots = across(columns, (c) => `dot(x${of(left, s)}r${r}, y${of(right, s)}c${c})`);
+      return `s${s}r${r} += vec${columns}<f32>(${dots});`;
+    })}
+  }
+`;
+
+const overColumns: Loop = (product, { rows }, { depth, each = "", left, right }, quads) => /* wgsl */ `
+  for (var k0 = 0u; k0 < ${depth}; k0 += 4u) {
+    ${fourOfRows(left, rows, quads).replaceAll(/\bk\b/g, "k0")}
+    ${lines(
+      4,
+      (j) => /* wgsl */ `{
+        let k = k0 + ${j}u;
+        ${each}
+        ${right.map((factor, i) => `let y${i} = ${four(factor, "n0")};`).join(" ")}
+        ${everySum(rows, sumsOf(product), (r, s) => `s${s}r${r} += x${of(left, s)}r${r}[${j}] * y${of(right, s)};`)}
+      }`,
+    )}
+  }
+`;
+
+const overRows: Loop = (product, { rows }, { depth, each = "", left, right }) => /* wgsl */ `
+  for (var k = 0u; k < ${depth}; k++) {
+    ${each}
+    ${left.map((factor, i) => `let x${i} = ${four(factor, "m0")};`).join(" ")}
+    ${right.map((factor, i) => `let y${i} = ${four(factor, "n0")};`).join(" ")}
+    ${everySum(rows, sumsOf(product), (r, s) => `s${s}r${r} += x${of(left, s)}[${r}] * y${of(right, s)};`)}
+  }
+`;
 
 const names = (sums: number, r: number): string => Array.from({ length: sums }, (_, s) => `s${s}r${r}`).join(", ");
 
 function tiles(product: BlockProduct): string {
   const sums = sumsOf(product);
   const [{ left, right }] = product.passes;
-  const bring = (side: "left" | "right", factors: string[], alongK: boolean, limit: string, handle: string): string => {
+  const bring = (side: "left" | "right", factors: Factor[], alongK: boolean, limit: string, handle: string): string => {
     const [place, k] = alongK ? [`i / ${DEPTH}u`, `i % ${DEPTH}u`] : [`i % ${TILE}u`, `i / ${TILE}u`];
     return /* wgsl */ `
       for (var i = thread; i < ${TILE * DEPTH}u; i += THREADS) {
@@ -116,7 +212,7 @@ function tiles(product: BlockProduct): string {
         if (k < depth && ${limit}) {
           let h = ${handle};
           EACH
-          ${factors.map((factor, f) => `${side}${f}[slot] = ${factor};`).join("\n")}
+          ${factors.map((factor, f) => `${side}${f}[slot] = ${element(factor)};`).join("\n")}
         } else {
           ${factors.map((_, f) => `${side}${f}[slot] = 0.0;`).join("\n")}
         }

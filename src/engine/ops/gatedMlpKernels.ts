@@ -4,14 +4,25 @@
 // N tokens, D hidden size, F channels of the shared MLP; A = N * topK assignments of tokens to E experts, S their channels
 // altogether, `widest` of the widest. Rows 0..A-1 are the assignments sorted by expert, rows A..A+N-1 every token.
 
-import { adapterFacts, gpuBackend } from "../device.ts";
+import { gpuBackend, softwareGpu } from "../device.ts";
 import { constant, groupsFor, launch, THREADS } from "../launch.ts";
 import type * as tf from "../tf.ts";
 import { SIGMOID } from "../wgsl.ts";
-import { type BlockProduct, blockProduct, type Form, type Shape, TILE_SHAPE, TILE_THREADS } from "./blockProduct.ts";
+import {
+  type BlockProduct,
+  blockProduct,
+  factorsOf,
+  type Reading,
+  readsInQuads,
+  type Form,
+  type Shape,
+  TILE_SHAPE,
+  TILE_THREADS,
+} from "./blockProduct.ts";
 
 export interface Plan {
   form: Form;
+  reading: Reading;
   routed: boolean;
   shared: boolean;
   offsets: number[];
@@ -44,10 +55,14 @@ export function useForm(form: Form | null): void {
   given = form;
 }
 
-export function formOfAdapter(): Form {
-  if (given) return given;
-  const { software } = adapterFacts({ info: gpuBackend().adapterInfo } as unknown as GPUAdapter);
-  return software ? "registers" : "tiles";
+function formOfAdapter(): Form {
+  return given ?? (softwareGpu() ? "registers" : "tiles");
+}
+
+/** Whether subgroups are of four threads, and kernels can use them. */
+function hasQuads(): boolean {
+  const { features, adapterInfo } = gpuBackend().device;
+  return features.has("subgroups") && adapterInfo?.subgroupMinSize === 4 && adapterInfo.subgroupMaxSize === 4;
 }
 
 /** Rows of a block. */
@@ -80,7 +95,9 @@ export function planOf(
     routedBlocks: routed ? Math.floor(A / rows) + E : 0,
     overlapWidth: Math.ceil(widest / COLUMNS),
   };
-  return { form, routed: routed !== null, shared: shared !== null, offsets, sizes };
+  const inFours = form === "registers" && [D, sizes.F, ...offsets].every((size) => size % 4 === 0);
+  const reading = inFours ? (hasQuads() ? "quads" : "vectors") : "elements";
+  return { form, reading, routed: routed !== null, shared: shared !== null, offsets, sizes };
 }
 
 export function widestOf(offsets: number[]): number {
@@ -197,11 +214,16 @@ function launchBlocks(
   columns: number,
   blocks: number,
 ) {
-  const tiled = plan.form === "tiles";
-  const across = Math.ceil(columns / (tiled ? TILE_SHAPE : shape).columns);
+  const { form, reading } = plan;
+  const tiled = form === "tiles";
+  const quads = readsInQuads(product, reading);
+  const least = Math.ceil(columns / (tiled ? TILE_SHAPE : shape).columns);
+  const across = quads ? Math.ceil(least / 4) * 4 : least;
   launch({
     ...launched,
-    source: blockProduct(plan.form, product, shape),
+    source: blockProduct(form, product, shape, reading),
+    vectors: reading === "elements" ? [] : factorsOf(product),
+    enable: quads ? ["subgroups"] : [],
     sizes: { ...plan.sizes, across },
     workgroups: tiled ? across * blocks : groupsFor(across * blocks),
     threads: tiled ? TILE_THREADS : THREADS,
@@ -222,7 +244,14 @@ export function launchInner(plan: Plan, reads: Tensors, writes: Tensors): void {
     rowHandle: "tokenOf(b.first + m) * u.D",
     columnHandle: "(b.channel + n) * u.D",
     passes: passes(plan, "b.isShared", (name) => [
-      { depth: "u.D", left: ["x[h + k]"], right: [`${name("gate")}[h + k]`, `${name("up")}[h + k]`] },
+      {
+        depth: "u.D",
+        left: [["x", "h + k"]],
+        right: [
+          [name("gate"), "h + k"],
+          [name("up"), "h + k"],
+        ],
+      },
     ]),
     leftAlongK: true,
     rightAlongK: true,
@@ -253,7 +282,7 @@ export function launchOuter(plan: Plan, reads: Tensors, writes: Tensors): void {
         ? "n * select(u.S, u.F, b.isShared) + b.channel"
         : `n * ${plan.shared ? "u.F" : "u.S"} + b.channel`,
     passes: passes(plan, "b.isShared", (name) => [
-      { depth: "b.width", left: ["act[h + k]"], right: [`${name("down")}[h + k]`] },
+      { depth: "b.width", left: [["act", "h + k"]], right: [[name("down"), "h + k"]] },
     ]),
     leftAlongK: true,
     rightAlongK: true,
@@ -281,7 +310,7 @@ export function launchHiddenGradient(plan: Plan, reads: Tensors, writes: Tensors
     rowHandle: "tokenOf(b.first + m) * u.D",
     columnHandle: "b.channel + n",
     passes: passes(plan, "b.isShared", (name, stride) => [
-      { depth: "u.D", left: ["dy[h + k]"], right: [`${name("down")}[k * ${stride} + h]`] },
+      { depth: "u.D", left: [["dy", "h + k"]], right: [[name("down"), `k * ${stride} + h`]] },
     ]),
     leftAlongK: true,
     rightAlongK: false,
@@ -320,8 +349,8 @@ export function launchTokenGradient(plan: Plan, reads: Tensors, writes: Tensors)
     rowHandle: "partAt(b.first + m, 3u, 0u)",
     columnHandle: "n",
     passes: passes(plan, "b.isShared", (name) => [
-      { depth: "b.width", each, left: ["dhidden[h + k]"], right: [`${name("gate")}[at + h]`] },
-      { depth: "b.width", each, left: ["dhidden[h + b.stride + k]"], right: [`${name("up")}[at + h]`] },
+      { depth: "b.width", each, left: [["dhidden", "h + k"]], right: [[name("gate"), "at + h"]] },
+      { depth: "b.width", each, left: [["dhidden", "h + b.stride + k"]], right: [[name("up"), "at + h"]] },
     ]),
     leftAlongK: true,
     rightAlongK: false,
@@ -395,8 +424,11 @@ export function launchInnerGradient(plan: Plan, reads: Tensors, writes: Tensors)
       {
         depth: "b.count",
         each: "let row = b.start + k; let own = partAt(row, 3u, 0u); let token = tokenOf(row) * u.D;",
-        left: ["dhidden[own + h]", "dhidden[own + b.stride + h]"],
-        right: ["x[token + h]"],
+        left: [
+          ["dhidden", "own + h"],
+          ["dhidden", "own + b.stride + h"],
+        ],
+        right: [["x", "token + h"]],
       },
     ],
     leftAlongK: false,
@@ -423,8 +455,8 @@ export function launchOuterGradient(plan: Plan, reads: Tensors, writes: Tensors)
       {
         depth: "b.count",
         each: "let row = b.start + k; let own = partAt(row, 3u, 2u); let token = tokenOf(row) * u.D;",
-        left: ["dy[token + h]"],
-        right: ["dhidden[own + h]"],
+        left: [["dy", "token + h"]],
+        right: [["dhidden", "own + h"]],
       },
     ],
     leftAlongK: false,
