@@ -127,7 +127,7 @@ type RunKernel = ReturnType<typeof tf.engine>["runKernel"];
  * Run the function with every operation refused that is not ours: it would compute at once, and on nothing. Tensors that
  * come with values are kept for the replays.
  */
-function note<T extends tf.TensorContainer>(f: () => T): Noted<T> {
+export function note<T extends tf.TensorContainer>(f: () => T): Noted<T> {
   const [engine, backend] = [tf.engine(), tf.backend()];
   const constants: object[] = [];
   const runKernel = engine.runKernel.bind(engine) as RunKernel;

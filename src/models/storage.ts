@@ -1,6 +1,6 @@
 // How a model's matrices are stored: float32, or small and frozen; large tables in pieces that the device can bind.
 
-import { largestPieceBytes } from "../engine/memory.ts";
+import { largestPieceBytes, phantom } from "../engine/memory.ts";
 import { isPacked, type Matrix, type PackedFormat, wordCount } from "../engine/packed.ts";
 import { fitsBlocks, packedFrom, packRows, unpackWords } from "../engine/packing.ts";
 import * as tf from "../engine/tf.ts";
@@ -18,55 +18,84 @@ export type ReadWeight = (name: string, shape: number[], rows?: [from: number, t
 
 /** Makes the tensors of a tree from a checkpoint. */
 export interface Maker {
-  read: ReadWeight;
   /** What stays float32 however the rest is stored: norms, biases, the router. */
   plain: (name: string, shape: number[]) => tf.Tensor;
+  /** What is put together from several tensors of the checkpoint. */
+  stacked: (shape: number[], values: (read: ReadWeight) => Float32Array) => tf.Tensor;
   matrix: (name: string, shape: [number, number]) => Matrix;
   /** The embedding, the head. */
   table: (name: string, shape: [number, number]) => Table;
 }
 
-/** Matrices whose rows are no whole blocks of the format stay float32. */
+/** Makes the tree that a checkpoint holds, its matrices as they are to be stored. */
 export function makerOf(read: ReadWeight, storage: Storage, mostBytes = largestPieceBytes()): Maker {
-  const plain: Maker["plain"] = (name, shape) => tf.tensor(read(name, shape), shape, "float32");
-  const piece = (name: string, shape: [number, number], from: number, to: number): Matrix => {
-    const [rows, columns] = shape;
-    const whole = from === 0 && to === rows;
-    if (storage === "f32" || !fitsBlocks(storage, columns)) {
-      return tf.tensor2d(whole ? read(name, shape) : read(name, shape, [from, to]), [to - from, columns], "float32");
-    }
-    const own: [number, number] = [to - from, columns];
-    const words = new Int32Array(wordCount(storage, own));
-    const most = Math.max(1, Math.floor(MOST_VALUES_AT_ONCE / columns));
-    if (whole && rows <= most) packRows(read(name, shape), 0, words, own, storage);
-    else {
-      for (let row = from; row < to; row += most) {
-        packRows(read(name, shape, [row, Math.min(to, row + most)]), row - from, words, own, storage);
-      }
-    }
-    return packedFrom(words, own, storage);
-  };
   return {
-    read,
-    plain,
-    matrix: (name, shape) => piece(name, shape, 0, shape[0]),
-    table: (name, shape) => {
-      const pieces = Math.ceil(storedBytes(storage, shape) / mostBytes);
-      if (pieces === 1) return piece(name, shape, 0, shape[0]);
-      const rows = Math.ceil(shape[0] / pieces);
-      return Array.from({ length: Math.ceil(shape[0] / rows) }, (_, i) =>
-        piece(name, shape, i * rows, Math.min(shape[0], (i + 1) * rows)),
-      );
-    },
+    plain: (name, shape) => tf.tensor(read(name, shape), shape, "float32"),
+    stacked: (shape, values) => tf.tensor(values(read), shape, "float32"),
+    matrix: (name, shape) => readPiece(read, storage, name, shape, [0, shape[0]]),
+    table: (name, shape) =>
+      inPieces(storage, shape, mostBytes, (from, to) => readPiece(read, storage, name, shape, [from, to])),
   };
+}
+
+/** Makes a tree of the same shapes that takes no memory, for plans. */
+export function phantomMaker(storage: Storage, mostBytes = largestPieceBytes()): Maker {
+  const matrix = (shape: [number, number]): Matrix =>
+    isStoredSmall(storage, shape)
+      ? { format: storage, shape, words: phantom([wordCount(storage, shape)], "int32") }
+      : phantom(shape);
+  return {
+    plain: (_, shape) => phantom(shape),
+    stacked: (shape) => phantom(shape),
+    matrix: (_, shape) => matrix(shape),
+    table: (_, shape) => inPieces(storage, shape, mostBytes, (from, to) => matrix([to - from, shape[1]])),
+  };
+}
+
+/** A matrix whose rows are no whole blocks of the format stays float32. */
+function isStoredSmall(storage: Storage, [, columns]: [number, number]): storage is PackedFormat {
+  return storage !== "f32" && fitsBlocks(storage, columns);
+}
+
+/** As many pieces of as many rows as are needed; the last may have fewer. */
+function inPieces(
+  storage: Storage,
+  shape: [number, number],
+  mostBytes: number,
+  make: (from: number, to: number) => Matrix,
+): Table {
+  const pieces = Math.ceil(storedBytes(storage, shape) / mostBytes);
+  if (pieces === 1) return make(0, shape[0]);
+  const rows = Math.ceil(shape[0] / pieces);
+  const starts = Array.from({ length: Math.ceil(shape[0] / rows) }, (_, i) => i * rows);
+  return starts.map((from) => make(from, Math.min(shape[0], from + rows)));
+}
+
+function readPiece(
+  read: ReadWeight,
+  storage: Storage,
+  name: string,
+  shape: [number, number],
+  [from, to]: [number, number],
+): Matrix {
+  const columns = shape[1];
+  const own: [number, number] = [to - from, columns];
+  const readRows = (first: number, last: number) =>
+    first === 0 && last === shape[0] ? read(name, shape) : read(name, shape, [first, last]);
+  if (!isStoredSmall(storage, shape)) return tf.tensor2d(readRows(from, to), own, "float32");
+  const words = new Int32Array(wordCount(storage, own));
+  const most = Math.max(1, Math.floor(MOST_VALUES_AT_ONCE / columns));
+  for (let row = from; row < to; row += most) {
+    packRows(readRows(row, Math.min(to, row + most)), row - from, words, own, storage);
+  }
+  return packedFrom(words, own, storage);
 }
 
 const MOST_VALUES_AT_ONCE = 1 << 22; // 16 MiB of float32 while a matrix is being packed.
 
 /** Bytes of a matrix that is stored so. */
 export function storedBytes(storage: Storage, shape: [number, number]): number {
-  if (storage === "f32" || !fitsBlocks(storage, shape[1])) return 4 * shape[0] * shape[1];
-  return 4 * wordCount(storage, shape);
+  return 4 * (isStoredSmall(storage, shape) ? wordCount(storage, shape) : shape[0] * shape[1]);
 }
 
 export function piecesOf(table: Table): Matrix[] {
