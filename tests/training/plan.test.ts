@@ -37,11 +37,15 @@ const MODELS = [
 function batchOf({ rows, length, trainedTokens }: MemorySettings): Batch {
   const places = rows * trainedTokens;
   return {
-    ...{ rows, length, ids: new Int32Array(rows * length), lengths: new Int32Array(rows) },
+    rows,
+    length,
+    ids: new Int32Array(rows * length),
+    lengths: new Int32Array(rows),
     positions: Int32Array.from({ length: places }, (_, i) => i),
     targets: new Int32Array(places),
     weights: new Float32Array(places).fill(1 / places),
-    ...{ tokens: rows * length, trainedTokens: places },
+    tokens: rows * length,
+    trainedTokens: places,
   };
 }
 
