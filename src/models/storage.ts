@@ -58,7 +58,7 @@ function isStoredSmall(storage: Storage, [, columns]: [number, number]): storage
 }
 
 /** As many pieces of as many rows as are needed; the last may have fewer. */
-function inPieces(
+export function inPieces(
   storage: Storage,
   shape: [number, number],
   mostBytes: number,

@@ -256,12 +256,14 @@ export function linearSlots(model: Model): { name: string; linear: Linear }[] {
   });
 }
 
-/** The checkpoint's tensors, experts one by one, as float32 values on the processor. */
+/** The checkpoint's tensors (of the tables asked for), experts one by one, as float32 values on the processor. */
 export async function checkpointTensors(
   model: Model,
+  wanted: (table: Table) => boolean = () => true,
 ): Promise<{ name: string; shape: number[]; values: Float32Array }[]> {
   const out: { name: string; shape: number[]; values: Float32Array }[] = [];
   for (const { name, table } of storedTables(model)) {
+    if (!wanted(table)) continue;
     const [shape, values] = [tableShape(table), await tableValues(table)];
     const stacked = /^(model\.layers\.(\d+)\.mlp\.experts)\.(\w+)\.weight$/.exec(name);
     if (stacked) out.push(...unstack(stacked[1], stacked[3], offsetsOf(model, Number(stacked[2])), shape, values));

@@ -5,7 +5,7 @@ import type { PackedFormat } from "../../src/engine/packed.ts";
 import * as tf from "../../src/engine/tf.ts";
 import { readSafetensors } from "../../src/formats/safetensors.ts";
 import { hiddenStates, languageModelLoss, logits, type Model } from "../../src/models/decoder.ts";
-import { makerOf, type Storage, tableShape } from "../../src/models/storage.ts";
+import { makerOf, type Storage, tableShape, tensorsOf } from "../../src/models/storage.ts";
 import {
   buildModelFrom,
   checkpointTensors,
@@ -19,6 +19,7 @@ import {
 } from "../../src/models/weights.ts";
 import { scoreUnits } from "../../src/loar/importance.ts";
 import { copyModel } from "../../src/loar/prune.ts";
+import { packCheckpoint, unpackCheckpoint } from "../../src/training/checkpoint.ts";
 import { adapterOf, loraTensors, mergeLora } from "../../src/training/lora.ts";
 import { lossInput } from "../../src/training/loss.ts";
 import { useBackend } from "../engine/harness.ts";
@@ -38,14 +39,12 @@ const FORMATS: PackedFormat[] = ["f16", "int8", "int4"];
 /** Sizes of whole blocks, so that every matrix can be stored small; the head is untied. */
 const BLOCKS: Record<Family, Record<string, unknown>> = {
   deepseek: {
-    ...{
-      hidden_size: 64,
-      q_lora_rank: 32,
-      kv_lora_rank: 32,
-      qk_nope_head_dim: 16,
-      qk_rope_head_dim: 8,
-      v_head_dim: 32,
-    },
+    hidden_size: 64,
+    q_lora_rank: 32,
+    kv_lora_rank: 32,
+    qk_nope_head_dim: 16,
+    qk_rope_head_dim: 8,
+    v_head_dim: 32,
     intermediate_size: 96,
     moe_intermediate_size: 32,
     num_hidden_layers: 2,
@@ -133,6 +132,21 @@ describe("a model that is stored small", () => {
     expect(modelSize(small)).toEqual(modelSize(plain));
     const [found, wanted] = [await saveModel(small, "F32"), await saveModel(plain, "F32")].map(readSafetensors);
     expect([...found]).toEqual([...wanted]);
+    disposeModel(small);
+    disposeModel(plain);
+  });
+
+  it.each(FAMILIES)("of %s is in a checkpoint what it was, word by word", async (family) => {
+    const [small, plain] = await pair(family, "int4", 1000);
+    attachRandomLora(small);
+    const { model } = unpackCheckpoint(config(family), await packCheckpoint(small, null), 2);
+    const words = (one: Model) =>
+      namedTables(one).map(({ name, table }) => [name, tensorsOf(table).map((tensor) => [...tensor.dataSync()])]);
+    expect(words(model)).toEqual(words(small));
+    expect(loraTensors(model).map(({ tensor }) => [...tensor.dataSync()])).toEqual(
+      loraTensors(small).map(({ tensor }) => [...tensor.dataSync()]),
+    );
+    disposeModel(model);
     disposeModel(small);
     disposeModel(plain);
   });
