@@ -16,6 +16,13 @@ interface Recorder {
   tensorToBinding(tensor?: tf.TensorInfo): GPUBindingResource | null;
 }
 
+/** Fields of its buffer manager, private too. */
+interface BufferPool {
+  freeBuffers: Map<string, GPUBuffer[]>;
+  numFreeBuffers: number;
+  numBytesAllocated: number;
+}
+
 /** One dispatch: what runs, on what, and where its uniforms lie. */
 export interface Dispatch {
   pipeline: GPUComputePipeline;
@@ -76,7 +83,7 @@ export class GpuBackend extends WebGPUBackend {
 
   constructor(
     device: GPUDevice,
-    info: GPUAdapterInfo,
+    readonly info: GPUAdapterInfo,
     /** Whether the adapter computes on the processor. */
     readonly software: boolean,
   ) {
@@ -142,6 +149,23 @@ export class GpuBackend extends WebGPUBackend {
   /** Send what is recorded, if anything is. */
   flush(): void {
     if ((this as unknown as Recorder).commandEncoder) this.submit();
+  }
+
+  /** Destroy the buffers that TensorFlow.js keeps for tensors to come. Returns their bytes. What is in use stays. */
+  trimPool(): number {
+    this.flush(); // What was disposed of is free from here on.
+    const pool = this.bufferManager as unknown as BufferPool;
+    let bytes = 0;
+    for (const [key, buffers] of pool.freeBuffers) {
+      for (const buffer of buffers) {
+        bytes += buffer.size;
+        buffer.destroy();
+      }
+      pool.freeBuffers.set(key, []); // Not taken out: without any key the pool would take no buffer back.
+      pool.numFreeBuffers -= buffers.length;
+    }
+    pool.numBytesAllocated -= bytes;
+    return bytes;
   }
 
   /** From here on launches are noted and not done, until `endRecording`. */

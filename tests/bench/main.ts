@@ -9,11 +9,12 @@ import { type Adapter, type Bench, findNodeAdapter, type Row } from "./bench.ts"
 import { between, line, type Result, table } from "./results.ts";
 import { decoding } from "./decoding.ts";
 import { dispatches } from "./dispatches.ts";
+import { large } from "./large.ts";
 import { peer } from "./peer.ts";
 import { steadyState } from "./steadyState.ts";
 import { training } from "./training.ts";
 
-const ROWS: Row[] = [training, dispatches, peer, steadyState, decoding];
+const ROWS: Row[] = [training, dispatches, peer, steadyState, decoding, large];
 
 const HELP = `npm run bench -- [OPTIONS]
 
