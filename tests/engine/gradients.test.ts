@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { constantTensor } from "../../src/engine/constants.ts";
 import { recomputed, valueAndGradients } from "../../src/engine/gradients.ts";
+import { add } from "../../src/engine/ops/add.ts";
 import { rmsNorm } from "../../src/engine/ops/rmsNorm.ts";
 import { swiGlu } from "../../src/engine/ops/swiGlu.ts";
 import * as tf from "../../src/engine/tf.ts";
@@ -43,6 +44,20 @@ describe.each(["cpu", "wasm", "webgpu"] as const)("gradients on %s", (backend) =
     });
     expect(left).toBe(0);
     tf.dispose([x, w, idle]);
+  });
+
+  it("that one operation hands on for several inputs are each their own", async () => {
+    const [x, w] = [random([3, 8], 1), random([3, 8], 2)];
+    const left = await leftBy(async () => {
+      const f = () => add(add(x, w), add(x, x)).sum() as tf.Scalar;
+      const { value, gradients } = valueAndGradients(f, [x, w]);
+      expect(gradients[0].dataId === gradients[1].dataId).toBe(false);
+      expect([...(await gradients[0].data())].every((one) => one === 3)).toBe(true);
+      expect([...(await gradients[1].data())].every((one) => one === 1)).toBe(true);
+      return [value, ...gradients];
+    });
+    expect(left).toBe(0);
+    tf.dispose([x, w]);
   });
 
   it("leave nothing behind when the function fails", async () => {
