@@ -56,13 +56,11 @@ export function planMemory(
   const leaves = settings.rank === null ? trainedWeights(model) : adapters;
   const input = phantomInput(settings);
   const phantoms = [...Object.values(input), ...adapters, ...tensorsOf(model)] as tf.Tensor[];
-  const { state } = tf.engine();
   let activationBytes = 0;
   const step = () => {
-    const before = state.numBytes;
     const { value, gradients } = valueAndGradients(() => {
       const loss = languageModelLoss(model, input, { recompute: settings.recompute });
-      activationBytes = state.numBytes - before;
+      activationBytes = rememberedBytes(phantoms);
       return loss;
     }, leaves);
     return [value, ...gradients];
@@ -191,6 +189,13 @@ function phantomInput({ rows, length, trainedTokens }: MemorySettings): LossInpu
 /** Those of the tree and its tables, adapters apart. */
 function tensorsOf(model: Model): tf.Tensor[] {
   return [...namedTables(model).flatMap(({ table }) => tensorsOfTable(table)), model.rope.cos, model.rope.sin];
+}
+
+/** What the tape keeps for the way back, each piece of memory once. */
+function rememberedBytes(others: tf.Tensor[]): number {
+  const known = new Set(others.map(({ dataId }) => dataId));
+  const saved = (tf.engine().state.activeTape ?? []).flatMap((node) => node.saved ?? []);
+  return bytesOf(saved.filter(({ dataId }) => !known.has(dataId) && known.add(dataId)));
 }
 
 function bytesOf(tensors: tf.Tensor[]): number {

@@ -116,6 +116,13 @@ describe("a plan", () => {
       .flatMap(({ table }) => tensorsOf(table))
       .reduce((sum, { size }) => sum + 4 * size, 0);
     expect(small.weightBytes).toBe(bytes + rope);
+    for (const { activationBytes, workspaceBytes } of [full, small, lora]) {
+      expect(activationBytes).toBeGreaterThan(0);
+      expect(workspaceBytes).toBeGreaterThan(0);
+    }
+    const recomputed = sizes({ recompute: true }); // What enters 3 layers, 2 x 32 tokens of 64, and what follows them.
+    expect(recomputed.activationBytes / (4 * 3 * 2 * 32 * 64)).toBeGreaterThan(1);
+    expect(recomputed.activationBytes).toBeLessThan(full.activationBytes / 2);
     expect(small.totalBytes).toBe(
       small.weightBytes + small.trainableBytes + small.activationBytes + small.workspaceBytes,
     );
