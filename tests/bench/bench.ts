@@ -2,6 +2,7 @@
 
 import { adapterFacts, findAdapter } from "../../src/engine/device.ts";
 import { startBackend } from "../../src/engine/backend.ts";
+import { nodeThreads } from "../../src/cli/threads.ts";
 import { provideWebGpu } from "../../src/cli/webgpu.ts";
 import { wasmUrl } from "../../src/cli/wasmUrl.ts";
 import type { Patience } from "./measure.ts";
@@ -48,7 +49,7 @@ export async function findNodeAdapter(): Promise<Adapter> {
 
 /** Make the backend the active one. */
 export async function activate(backend: Backend): Promise<void> {
-  const choice = await startBackend({ prefer: backend, wasmUrl: wasmUrl() });
+  const choice = await startBackend({ prefer: backend, wasmUrl: wasmUrl(), threads: nodeThreads() });
   if (choice.name !== backend)
     throw new Error(`The bench asked for ${backend} and got ${choice.name}: ${choice.reason}.`);
 }

@@ -2,7 +2,7 @@
 
 import { disposeModel, initModel } from "../../src/models/weights.ts";
 import { activate, type Backend, type Bench, isSlow, placeOf, type Row, shapesOf } from "./bench.ts";
-import { type Spread, spreadOf } from "./measure.ts";
+import { spreadOf } from "./measure.ts";
 import { type Generation, ourGenerate, randomTokens } from "./ours.ts";
 import { compared, type Result } from "./results.ts";
 import { stockGenerate } from "./stock.ts";
@@ -32,7 +32,7 @@ async function contest(
   bench: Bench,
 ): Promise<Result> {
   const newTokens = isSlow(backend, bench) ? (bench.quick ? 4 : 12) : bench.quick ? 16 : 48;
-  const rounds = bench.quick ? 1 : 3;
+  const rounds = bench.quick ? 2 : 7;
   const model = initModel(config, 1);
   const prompts = Array.from({ length: rows }, (_, row) => randomTokens(config.vocabSize, PROMPT_TOKENS, row));
   const generators = { ours: ourGenerate, stock: stockGenerate };
@@ -41,21 +41,21 @@ async function contest(
     await generated(stockGenerate, model, prompts, 4),
   ];
   checkSameTokens(own.tokens, other.tokens);
-  const seconds: Record<keyof typeof generators, number[]> = { ours: [], stock: [] };
+  const rates: Record<keyof typeof generators, number[]> = { ours: [], stock: [] };
   for (let round = 0; round < rounds; round++) {
     for (const who of ["ours", "stock"] as const) {
-      seconds[who].push(...(await generated(generators[who], model, prompts, newTokens)).seconds);
+      const { seconds } = await generated(generators[who], model, prompts, newTokens);
+      rates[who].push((rows * (newTokens - 1)) / seconds);
     }
   }
   disposeModel(model);
-  const rate = (steps: number[]): Spread => spreadOf(steps.map((each) => rows / each));
   const what = `decoding, ${name}, ${rows} ${rows === 1 ? "row" : "rows"}, ${newTokens} tokens after ${PROMPT_TOKENS}`;
-  const theirs = { name: "stock", spread: rate(seconds.stock) };
+  const theirs = { name: "stock", spread: spreadOf(rates.stock) };
   const target = backend === "wasm" ? 5 : null;
   return compared(
     { row: "decoding", what, ...placeOf(backend, bench) },
     "tokens/s",
-    rate(seconds.ours),
+    spreadOf(rates.ours),
     theirs,
     target,
   );
@@ -63,19 +63,16 @@ async function contest(
 
 type Generate = (model: Model, prompts: Int32Array[], options: Generation) => Promise<void>;
 
-/** The tokens of each step, and the seconds of each step after the first (which reads the prompt). */
+/** The tokens of each step, and the seconds from the first (which reads the prompt) to the last. */
 async function generated(generate: Generate, model: Model, prompts: Int32Array[], newTokens: number) {
   const tokens: number[][] = [];
-  const seconds: number[] = [];
-  let beforeMs = 0;
+  let firstMs = 0;
   const onTokens = (next: number[]) => {
-    const nowMs = performance.now();
-    if (tokens.length > 0) seconds.push((nowMs - beforeMs) / 1000);
-    beforeMs = nowMs;
+    if (tokens.length === 0) firstMs = performance.now();
     tokens.push(next);
   };
   await generate(model, prompts, { newTokens, onTokens });
-  return { tokens, seconds };
+  return { tokens, seconds: (performance.now() - firstMs) / 1000 };
 }
 
 /** Greedy choices on the same weights: one in ten may differ, where two tokens are as likely. */

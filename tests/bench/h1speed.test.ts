@@ -19,7 +19,8 @@ it("speed", async () => {
         if (variant) {
           await c.data();
         }
-        const t1 = cpuNow(); void t0;
+        const t1 = cpuNow();
+        void t0;
         if (variant)
           multiply(
             { a, b, c, M: size, N: size, K: size, transposeA: layout[0] === "t", transposeB: layout[1] === "t" },
@@ -46,4 +47,7 @@ it("speed", async () => {
     }
   }
 }, 100000);
-const cpuNow = () => { const { user, system } = process.cpuUsage(); return (user + system) / 1000; };
+const cpuNow = () => {
+  const { user, system } = process.cpuUsage();
+  return (user + system) / 1000;
+};

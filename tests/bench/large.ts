@@ -77,7 +77,7 @@ async function* measure(backend: Backend, storage: PackedFormat, bench: Bench): 
   const allocated = allocatedBefore + recording.bytes;
   const note = `${gigabytes(plan.totalBytes)} GB planned, ${gigabytes(allocated)} allocated`;
   const place = { ...common, what: `bytes of the ${what}`, note };
-  yield storage === "int4"
+  yield whole && storage === "int4"
     ? bounded(place, "bytes", exactly(allocated), MOST_INT4_BYTES)
     : told(place, "bytes", exactly(allocated));
   yield bounded(

@@ -9,12 +9,15 @@ import { type Adapter, type Bench, findNodeAdapter, type Row } from "./bench.ts"
 import { between, line, type Result, table } from "./results.ts";
 import { decoding } from "./decoding.ts";
 import { dispatches } from "./dispatches.ts";
+import { gpuOnly } from "./gpuOnly.ts";
 import { large } from "./large.ts";
+import { operations } from "./operations.ts";
 import { peer } from "./peer.ts";
+import { products } from "./products.ts";
 import { steadyState } from "./steadyState.ts";
 import { training } from "./training.ts";
 
-const ROWS: Row[] = [training, dispatches, peer, steadyState, decoding, large];
+const ROWS: Row[] = [training, dispatches, peer, steadyState, decoding, products, operations, gpuOnly, large];
 
 const HELP = `npm run bench -- [OPTIONS]
 

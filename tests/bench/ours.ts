@@ -63,7 +63,7 @@ export function ourTrainer(model: Model, trained: NamedTensor[], batch: Batch, l
   const optimizer = createOptimizer(trained, { ...ADAM, weightDecay: 0, clipNorm: 1e9 });
   const stepper = createStepper(model, optimizer);
   return {
-    step: () => stepper.step(batch, learningRate),
+    step: async () => (await stepper.step([batch], { learningRate })).loss,
     dispose() {
       stepper.dispose();
       disposeOptimizer(optimizer);

@@ -42,6 +42,12 @@ export function compared(
   return { ...common, unit, ours, theirs, ratio, ...judged };
 }
 
+/** A number that should reach `least`. */
+export function atLeast(common: Common, unit: Result["unit"], ours: Spread, least: number): Result {
+  const target = `at least ${format(least)}`;
+  return { ...common, unit, ours, theirs: null, ratio: null, target, reached: ours.median >= least };
+}
+
 /** A number that should stay at or below `most`. */
 export function bounded(common: Common, unit: Result["unit"], ours: Spread, most: number): Result {
   const target = `at most ${format(most)}`;

@@ -3,6 +3,7 @@
 import wasmUrl from "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm?url";
 import { startBackend } from "../../../src/engine/backend.ts";
 import type { Qwen2Config } from "../../../src/formats/hfConfig.ts";
+import { pageThreads } from "../../../workers/threads.ts";
 import type { Backend } from "../bench.ts";
 import { checkSameWork, freshModel, ourTrainer, randomBatch } from "../ours.ts";
 import { interleave, type Patience } from "../measure.ts";
@@ -29,7 +30,7 @@ export interface ContestResult {
 const LEARNING_RATE = 1e-3;
 
 export async function contest({ backend, rows, length, patience }: ContestRequest): Promise<ContestResult> {
-  const { name, device } = await startBackend({ prefer: backend, wasmUrl });
+  const { name, device } = await startBackend({ prefer: backend, wasmUrl, threads: pageThreads() });
   if (name !== backend) throw new Error(`The page asked for ${backend} and got ${name}.`);
   const config = GPT_FIVE_MILLION as Qwen2Config;
   const batch = randomBatch(config.vocabSize, rows, length);

@@ -1,10 +1,8 @@
-// Each operation's WebAssembly kernels against the same in stock TensorFlow.js operations on the same backend, at the
-// sizes of the 1M model: `npx vitest bench --run tests/bench/cpu`. Interleaved, because other work on the machine comes
-// and goes; the median and the best of each are printed.
+// Each operation's WebAssembly kernels against its definition in stock TensorFlow.js operations on the same backend, at the
+// sizes of the 1M model.
 
-import { bench } from "vitest";
 import { valueAndGradients } from "../../src/engine/gradients.ts";
-import { adamW, squaredNorm } from "../../src/engine/ops/adamW.ts";
+import { adamW, adamWRates, adamWState, disposeAdamWState } from "../../src/engine/ops/adamW.ts";
 import { gatedMlp, gatedMlpReference } from "../../src/engine/ops/gatedMlp.ts";
 import { headLoss, headLossReference } from "../../src/engine/ops/headLoss.ts";
 import { latentAttention, latentAttentionReference } from "../../src/engine/ops/latentAttention.ts";
@@ -17,9 +15,10 @@ import type { RouteOptions } from "../../src/engine/ops/route.ts";
 import { swiGlu, swiGluReference } from "../../src/engine/ops/swiGlu.ts";
 import { takeRows } from "../../src/engine/ops/takeRows.ts";
 import * as tf from "../../src/engine/tf.ts";
-import { activate, integers, normal, toTensor } from "../engine/harness.ts";
-
-const ROUNDS = 15;
+import { integers, normal, toTensor } from "../engine/harness.ts";
+import { activate, placeOf, type Row } from "./bench.ts";
+import { interleave, spreadOf } from "./measure.ts";
+import { compared } from "./results.ts";
 
 // The 1M model: B batch, T tokens, N = B * T, D hidden size, H heads, K plain and P rotary entries of a key, V of a value,
 // F channels of the dense layer, E experts of C channels, W words.
@@ -182,98 +181,90 @@ const contests: Contest[] = [
   },
 ];
 
-interface Times {
-  ours: number[];
-  stock: number[];
+/** What both have in the end: a name, and two ways to do it. */
+interface Race {
+  name: string;
+  ours: () => unknown;
+  stock: () => unknown;
+  dispose: () => void;
 }
 
-/** Run both in turn; each result is dropped at once. */
-function measure(ours: () => unknown, stock: () => unknown): Times {
-  const times: Times = { ours: [], stock: [] };
-  const timed = (run: () => unknown) => {
-    const startedMs = performance.now();
-    tf.tidy(() => void run());
-    return performance.now() - startedMs;
-  };
-  const slow = Math.max(timed(ours), timed(stock)) > 200;
-  for (let round = 0; round < (slow ? 3 : ROUNDS); round++) {
-    times.ours.push(timed(ours));
-    times.stock.push(timed(stock));
-  }
-  return times;
-}
-
-const median = (values: number[]) => values.toSorted((a, b) => a - b)[values.length >> 1];
-
-function report(name: string, { ours, stock }: Times, flops?: number): void {
-  const speed = flops ? `${(flops / Math.min(...ours) / 1e6).toFixed(1)} GFLOP/s` : "";
-  const cells = [median(ours), Math.min(...ours), median(stock), Math.min(...stock)].map((ms) =>
-    ms.toFixed(3).padStart(9),
-  );
-  const ratio = `${(median(stock) / median(ours)).toFixed(1)}x`.padStart(8);
-  console.log(`${name.padEnd(58)} ${cells.join(" ")} ${ratio}  ${speed}`);
-}
-
-function contend({ name, inputs, trained, ours, stock, flops }: Contest): void {
+function* racesOf({ name, inputs, trained, ours, stock, flops }: Contest): Generator<Race & { flops?: number }> {
   const t = tf.tidy(inputs);
-  report(
-    `${name}, forward`,
-    measure(
-      () => ours(t),
-      () => stock(t),
-    ),
-    flops,
-  );
+  const dispose = () => {};
+  yield { name: `${name}, forward`, ours: () => ours(t), stock: () => stock(t), dispose, flops };
   if (trained.length > 0) {
     const leaves = trained.map((key) => t[key]);
-    const both = [ours, stock].map((compute) => () => valueAndGradients(() => compute(t).sum() as tf.Scalar, leaves));
-    report(`${name}, with gradients`, measure(both[0], both[1]), flops && 3 * flops);
+    const [own, other] = [ours, stock].map(
+      (compute) => () => valueAndGradients(() => compute(t).sum() as tf.Scalar, leaves),
+    );
+    yield { name: `${name}, with gradients`, ours: own, stock: other, dispose, flops: flops && 3 * flops };
   }
   tf.dispose(t);
 }
 
-/** One update of a model of a million parameters against tf.train.adam, which neither decays nor clips. */
-function contendOptimizer(): void {
-  const shapes = Array.from({ length: 10 }, () => [1024, 96]);
-  const parameters = shapes.map((shape, i) => tf.variable(random(shape, i)));
-  const gradients = shapes.map((shape, i) => random(shape, 100 + i));
-  const moments = shapes.map((shape) => ({ m: tf.zeros(shape), v: tf.zeros(shape) }));
-  const adam = tf.train.adam(1e-3);
-  const named = parameters.map(({ name }, i) => ({ name, tensor: gradients[i] }));
-  const settings = { learningRate: 1e-3, beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, step: 5, clipNorm: 1 };
-  const ours = () => {
-    const norm = squaredNorm(gradients);
-    for (const [i, p] of parameters.entries()) adamW(p, gradients[i], moments[i], norm, settings);
-  };
-  adam.applyGradients(named); // Makes its moments outside of the tidy scope that follows.
-  report(
-    "adamW, 983,040 parameters in 10 tensors",
-    measure(ours, () => adam.applyGradients(named)),
-  );
-}
-
 /** The embedding's gradient, for which stock operations on this backend have only the product with a one-hot matrix. */
-function contendTakeRowsGradient(): void {
+function takeRowsGradient(): Race {
   const [table, rows] = [random([W, D], 1), toTensor(integers([N], W, 2))];
-  const ours = () => valueAndGradients(() => takeRows(table, rows).sum() as tf.Scalar, [table]);
-  const stock = () =>
-    valueAndGradients(
-      () => tf.matMul(tf.oneHot(rows, W).cast("float32"), table as tf.Tensor2D).sum() as tf.Scalar,
-      [table],
-    );
-  report(`takeRows ${N} of ${W}x${D}, with gradients`, measure(ours, stock));
+  const oneHotProduct = () => tf.matMul(tf.oneHot(rows, W).cast("float32"), table as tf.Tensor2D);
+  return {
+    name: `takeRows ${N} of ${W}x${D}, with gradients`,
+    ours: () => valueAndGradients(() => takeRows(table, rows).sum() as tf.Scalar, [table]),
+    stock: () => valueAndGradients(() => oneHotProduct().sum() as tf.Scalar, [table]),
+    dispose: () => tf.dispose([table, rows]),
+  };
 }
 
-bench(
-  "the operations against stock TensorFlow.js",
-  async () => {
+/** One update of a model of a million parameters against tf.train.adam, which neither decays nor clips. */
+function optimizer(): Race {
+  const shapes = Array.from({ length: 10 }, () => [1024, 96]);
+  const parameters = shapes.map((shape, i) => random(shape, i));
+  const variables = shapes.map((shape, i) => tf.variable(random(shape, i)));
+  const gradients = shapes.map((shape, i) => random(shape, 100 + i));
+  const settings = { beta1: 0.9, beta2: 0.95, eps: 1e-8, weightDecay: 0.1, clipNorm: 1 };
+  const state = adamWState(
+    parameters,
+    parameters.map(() => true),
+  );
+  const rates = tf.tensor1d(adamWRates(1e-3, 5, settings));
+  const adam = tf.train.adam(1e-3);
+  const named = variables.map(({ name }, i) => ({ name, tensor: gradients[i] }));
+  adam.applyGradients(named); // Makes its moments outside of the scope that is tidied up.
+  return {
+    name: "adamW, 983,040 parameters in 10 tensors",
+    ours: () => adamW(state, gradients, rates, settings),
+    stock: () => adam.applyGradients(named),
+    dispose: () => {
+      disposeAdamWState(state);
+      adam.dispose();
+      tf.dispose([...parameters, ...variables, ...gradients, rates]);
+    },
+  };
+}
+
+function* allRaces(): Generator<Race & { flops?: number }> {
+  for (const contest of contests) yield* racesOf(contest);
+  yield takeRowsGradient();
+  yield optimizer();
+}
+
+export const operations: Row = {
+  name: "operations",
+  says: "each operation's CPU kernels against stock operations",
+  async *run(bench) {
+    if (!bench.backends.includes("wasm")) return;
     await activate("wasm");
-    console.log(
-      `${"milliseconds:".padEnd(58)} ${["ours", "best", "stock", "best"].map((c) => c.padStart(9)).join(" ")}   ratio`,
-    );
-    for (const contest of contests) contend(contest);
-    contendTakeRowsGradient();
-    contendOptimizer();
+    const patience = bench.quick ? { ...bench.patience, seconds: 1 } : { ...bench.patience, seconds: 4 };
+    for (const { name, ours, stock, dispose, flops } of allRaces()) {
+      const [own, other] = [ours, stock].map((compute) => async () => tf.tidy(() => void compute()));
+      await own();
+      await other();
+      const [ourMs, stockMs] = await interleave([own, other], patience);
+      dispose();
+      const best = Math.min(...ourMs);
+      const note = flops ? `${(flops / best / 1e6).toFixed(0)} GFLOP/s at best` : undefined;
+      const common = { row: "operations", what: name, ...placeOf("wasm", bench), note };
+      yield compared(common, "ms", spreadOf(ourMs), { name: "stock", spread: spreadOf(stockMs) }, null);
+    }
   },
-  { iterations: 1, time: 0, warmupIterations: 0, warmupTime: 0, throws: true },
-);
+};
