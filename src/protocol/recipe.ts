@@ -32,6 +32,10 @@ const training = {
   batch: count(1, 1024),
   /** The peak; linear warm-up over a tenth of the steps, then a cosine down to a tenth of it. */
   learningRate: rate,
+  /** How many cases are computed at a time: fewer take less memory, and the step stays the same. All, if not given. */
+  atATime: v.optional(count(1, 1024)),
+  /** Compute layers again on the way back instead of remembering them: less memory, a third more work. */
+  recompute: v.optional(v.boolean()),
 };
 
 const lora = {

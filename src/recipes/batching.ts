@@ -1,6 +1,6 @@
 // Which cases a step sees: a function of seed and step alone, so that a resumed run sees what it would have seen.
 
-import { type BatchShape, makeBatch } from "../data/batches.ts";
+import { type BatchShape, makeBatch, weightOf } from "../data/batches.ts";
 import { exampleOf } from "../data/chat.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import type { AnswerMode, Batch, Case, Example } from "../protocol/data.ts";
@@ -14,15 +14,21 @@ export function batchShape(maxLength: number): BatchShape {
 /** The mode in which a case is trained on, by its place in the epoch's order. */
 export type ModeRule = (place: number) => AnswerMode;
 
-/** Batches of `size` cases; every epoch has its own order. Examples are made once. */
+/** Cases of a step, and how many of them are computed at a time: memory holds no more. */
+export interface StepSize {
+  size: number;
+  atATime: number;
+}
+
+/** Batches of `size` cases, in parts; every epoch has its own order. Examples are made once. */
 export function batcher(
   tokenizer: Tokenizer,
   cases: Case[],
   modeOf: ModeRule,
-  size: number,
+  { size, atATime }: StepSize,
   maxLength: number,
   seed: number,
-): (step: number) => Batch {
+): (step: number) => Batch[] {
   const made = new Map<string, Example>();
   const example = (index: number, mode: AnswerMode): Example => {
     const key = `${mode} ${index}`;
@@ -44,6 +50,8 @@ export function batcher(
       }
       return example(order[place % cases.length], modeOf(place));
     });
-    return makeBatch(examples, batchShape(maxLength));
+    const shape = { ...batchShape(maxLength), totalWeight: weightOf(examples) };
+    const parts = Array.from({ length: Math.ceil(size / atATime) }, (_, i) => i * atATime);
+    return parts.map((from) => makeBatch(examples.slice(from, from + atATime), shape));
   };
 }

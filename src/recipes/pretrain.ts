@@ -7,12 +7,11 @@ import { readConfig } from "../formats/hfConfig.ts";
 import { initModel, type NamedTensor, namedWeights } from "../models/weights.ts";
 import type { Model } from "../models/decoder.ts";
 import type { Batch, Example } from "../protocol/data.ts";
-import { observeLoad } from "../training/balance.ts";
 import { packCheckpoint, restoreOptimizer, unpackCheckpoint } from "../training/checkpoint.ts";
 import { batchLoss } from "../training/loss.ts";
 import { createOptimizer, type Optimizer } from "../training/optimizer.ts";
 import { warmUpStableDecay } from "../training/schedule.ts";
-import { trainStep } from "../training/train.ts";
+import { createStepper } from "../training/step.ts";
 import { batchShape } from "./batching.ts";
 import { FIRST_PACKER_STATE, type PackerSettings, type PackerState, packRow, type TextSource } from "./packing.ts";
 
@@ -65,20 +64,27 @@ export async function pretrain(
   const { model, optimizer, state } = open(config, settings, from);
   const packer: PackerSettings = { ...settings, repetitionRows: settings.repetitionSteps * settings.rows };
   const validation = validationBatches(tokenizer, texts.validation, packer);
+  const stepper = createStepper(model, optimizer, { balance: true });
   while (state.step < settings.steps) {
     const startedMs = performance.now();
     const { batch, next } = nextBatch(tokenizer, texts.training, packer, state.packer, settings.rows);
-    const load = observeLoad();
-    const rate = warmUpStableDecay(state.step, settings.steps, settings.learningRate);
-    const loss = await trainStep(model, optimizer, batch, rate, undefined, load.onRoute);
     const late = state.step > 0.9 * settings.steps;
-    const worstLoad = await load.apply(model, late ? 0 : settings.balanceSpeed);
+    const { loss, worstLoad } = await stepper.step([batch], {
+      learningRate: warmUpStableDecay(state.step, settings.steps, settings.learningRate),
+      balanceSpeed: late ? 0 : settings.balanceSpeed,
+    });
     state.packer = next;
     state.step += 1;
     state.tokens += batch.tokens;
     const seconds = (performance.now() - startedMs) / 1000;
     state.seconds += seconds;
-    host.onEvent({ type: "step", step: state.step, loss, worstLoad, tokensPerSecond: batch.tokens / seconds });
+    host.onEvent({
+      type: "step",
+      step: state.step,
+      loss,
+      worstLoad: worstLoad!,
+      tokensPerSecond: batch.tokens / seconds,
+    });
     const last = state.step === settings.steps || host.stopping();
     if (last || state.step % settings.validateEvery === 0) {
       const [textLoss, drillLoss] = [await meanLoss(model, validation.text), await meanLoss(model, validation.drills)];
@@ -90,6 +96,7 @@ export async function pretrain(
     await nextTask(); // Lets a signal in.
     if (last && state.step < settings.steps) break;
   }
+  stepper.dispose();
   return { model, state, finished: state.step >= settings.steps };
 }
 

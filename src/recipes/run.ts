@@ -247,7 +247,7 @@ async function trainStage(
     run.tokenizer,
     run.open.study.train,
     modeOf,
-    stage.batch,
+    { size: stage.batch, atATime: stage.atATime ?? stage.batch },
     longest(model),
     // The chains and their control see the same cases in the same order.
     recipe.seed + state.stage,
@@ -258,14 +258,15 @@ async function trainStage(
     from: state.step,
     steps: stage.steps,
     batchAt,
+    recompute: stage.recompute,
     learningRateAt: (step) => learningRateAt(step, stage.steps, stage.learningRate),
     trains: gradual ? (name, step) => isUnfrozen(name, unfrozenLayers(step, stage.steps, depth), depth) : undefined,
-    onStep: async ({ step, loss, batch, seconds }) => {
+    onStep: async ({ step, loss, tokens, seconds }) => {
       state.step = step;
-      state.tokens += batch.tokens;
+      state.tokens += tokens;
       state.seconds += seconds;
       state.curve.push([step, loss]);
-      host.onEvent({ type: "step", kind, step, steps: stage.steps, loss, tokensPerSecond: batch.tokens / seconds });
+      host.onEvent({ type: "step", kind, step, steps: stage.steps, loss, tokensPerSecond: tokens / seconds });
       if (step % recipe.checkpointEvery === 0 || step === stage.steps) await checkpoint(run);
     },
     stopping: () => host.stopping(),

@@ -1,36 +1,55 @@
 // One step of training: loss, gradients and update, recorded once for each shape of batch and replayed from there.
 
 import { watchingErrors } from "../engine/device.ts";
-import { valueAndGradients } from "../engine/gradients.ts";
 import { adamW, adamWRates } from "../engine/ops/adamW.ts";
 import { overwrite, type Recording, record } from "../engine/record.ts";
 import * as tf from "../engine/tf.ts";
-import { languageModelLoss, type LossInput, type Model } from "../models/decoder.ts";
+import type { ForwardOptions, LossInput, Model } from "../models/decoder.ts";
 import type { Batch } from "../protocol/data.ts";
+import { lossAndGradients } from "./accumulate.ts";
+import { balanceLoads } from "./balance.ts";
 import { lossInput } from "./loss.ts";
 import type { Optimizer } from "./optimizer.ts";
 
 export interface StepperOptions {
   /** Compute layers again on the way back instead of remembering them: less memory, a third more work. */
   recompute?: boolean;
+  /** Move the routers' biases towards an even load of the experts after each step (DeepSeek-V3, section 2.1.2). */
+  balance?: boolean;
+}
+
+export interface StepSettings {
+  learningRate: number;
+  /** Which of the optimizer's parameters are trained; all, if not given. */
+  active?: boolean[];
+  /** By how much a router's bias moves. */
+  balanceSpeed?: number;
+}
+
+export interface StepResult {
+  /** Before the update: nats, the mean over the trained tokens. */
+  loss: number;
+  /** The load of the busiest expert over the mean load, in the layer where that is most; with `balance` only. */
+  worstLoad: number | null;
 }
 
 export interface Stepper {
   /**
-   * Update the active parameters (all, if not given) by the gradient of this batch's loss. Returns the loss before the
-   * update, in nats.
+   * Update the active parameters by the gradient of these batches' loss. Several stand for one that memory has no room
+   * for: their weights add up to 1 over all of them (makeBatch's totalWeight).
    *
    * Where it throws, the step has not been done: a loss that is no number moves nothing, and what the GPU refuses or
    * cannot hold it refuses as a whole.
    */
-  step: (batch: Batch, learningRate: number, active?: boolean[]) => Promise<number>;
+  step: (batches: Batch[], settings: StepSettings) => Promise<StepResult>;
   dispose: () => void;
 }
 
 interface RecordedStep {
-  input: LossInput;
+  inputs: LossInput[];
   rates: tf.Tensor;
-  recording: Recording<tf.Scalar>;
+  speed: tf.Tensor;
+  recording: Recording<{ loss: tf.Tensor; loads: tf.Tensor[] }>;
 }
 
 const MOST_RECORDINGS = 8; // Shapes come back; of too many the one that was used least lately is let go.
@@ -40,31 +59,43 @@ export function createStepper(model: Model, optimizer: Optimizer, options: Stepp
   const recorded = new Map<string, RecordedStep>();
   const all = optimizer.parameters.map(() => true);
 
-  async function step(batch: Batch, learningRate: number, active: boolean[] = all): Promise<number> {
-    const key = `${batch.rows} ${batch.length} ${batch.positions.length} ${active.map(Number).join("")}`;
-    const own = recorded.get(key) ?? (await recordStep(model, optimizer, batch, active, options));
-    recorded.delete(key);
-    recorded.set(key, own); // Last in order: used latest.
-    if (recorded.size > MOST_RECORDINGS) {
-      const [oldest, { input, rates, recording }] = recorded.entries().next().value!;
-      recorded.delete(oldest);
-      disposeStep({ input, rates, recording });
-    }
-    overwrite(own.input.ids, batch.ids);
-    overwrite(own.input.positions, batch.positions);
-    overwrite(own.input.targets, batch.targets);
-    overwrite(own.input.weights, batch.weights);
+  async function step(
+    batches: Batch[],
+    { learningRate, active = all, balanceSpeed = 0 }: StepSettings,
+  ): Promise<StepResult> {
+    const own = await recordingOf(batches, active);
+    own.inputs.forEach((input, i) => feed(input, batches[i]));
     overwrite(own.rates, adamWRates(learningRate, optimizer.step + 1, optimizer.settings));
+    overwrite(own.speed, Float32Array.of(balanceSpeed));
     const next = optimizer.step + 1;
-    const [loss] = await watchingErrors(
-      () => own.recording.replay().data(),
+    const [[loss], ...loads] = await watchingErrors(
+      () => {
+        const outputs = own.recording.replay();
+        return Promise.all([outputs.loss.data(), ...outputs.loads.map((load) => load.data())]);
+      },
       (latest) => `The GPU refused step ${next}, and nothing of it was done (${latest}). Go on on the CPU.`,
     );
     if (!Number.isFinite(loss)) {
-      throw new Error(`The loss became ${loss} at step ${next}, which was not done. Lower the learning rate and resume.`);
+      throw new Error(
+        `The loss became ${loss} at step ${next}, which was not done. Lower the learning rate and resume.`,
+      );
     }
     optimizer.step = next;
-    return loss;
+    return { loss, worstLoad: options.balance ? Math.max(1, ...loads.map(([load]) => load)) : null };
+  }
+
+  async function recordingOf(batches: Batch[], active: boolean[]): Promise<RecordedStep> {
+    const shapes = batches.map(({ rows, length, positions }) => `${rows} ${length} ${positions.length}`);
+    const key = `${shapes.join()} ${active.map(Number).join("")}`;
+    const own = recorded.get(key) ?? (await recordStep(model, optimizer, batches, active, options));
+    recorded.delete(key);
+    recorded.set(key, own); // Last in order: used latest.
+    if (recorded.size > MOST_RECORDINGS) {
+      const [oldest, old] = recorded.entries().next().value!;
+      recorded.delete(oldest);
+      disposeStep(old);
+    }
+    return own;
   }
 
   function dispose(): void {
@@ -75,32 +106,41 @@ export function createStepper(model: Model, optimizer: Optimizer, options: Stepp
   return { step, dispose };
 }
 
+function feed(input: LossInput, batch: Batch): void {
+  overwrite(input.ids, batch.ids);
+  overwrite(input.positions, batch.positions);
+  overwrite(input.targets, batch.targets);
+  overwrite(input.weights, batch.weights);
+}
+
 async function recordStep(
   model: Model,
   optimizer: Optimizer,
-  batch: Batch,
+  batches: Batch[],
   active: boolean[],
-  { recompute = false }: StepperOptions,
+  { recompute = false, balance = false }: StepperOptions,
 ): Promise<RecordedStep> {
-  const input = lossInput(batch);
-  const rates = tf.zeros([3]);
+  const inputs = batches.map(lossInput);
+  const [rates, speed] = [tf.zeros([3]), tf.zeros([1])];
   const leaves = optimizer.parameters.filter((_, i) => active[i]).map(({ tensor }) => tensor);
   try {
     const recording = await record(() => {
-      const { value, gradients } = valueAndGradients(() => languageModelLoss(model, input, { recompute }), leaves);
+      const balancing = balance ? balanceLoads(model) : null;
+      const options: ForwardOptions = { recompute, onRoute: balancing?.onRoute };
+      const { value, gradients } = lossAndGradients(model, inputs, leaves, options);
       let next = 0;
       const perParameter = active.map((on) => (on ? gradients[next++] : null));
       adamW(optimizer.state, perParameter, rates, optimizer.settings);
-      return value;
+      return { loss: value as tf.Tensor, loads: balancing?.apply(speed) ?? [] };
     });
-    return { input, rates, recording };
+    return { inputs, rates, speed, recording };
   } catch (error) {
-    tf.dispose([...Object.values(input), rates]);
+    tf.dispose([inputs as unknown as tf.TensorContainer[], rates, speed]);
     throw error;
   }
 }
 
-function disposeStep({ input, rates, recording }: RecordedStep): void {
+function disposeStep({ inputs, rates, speed, recording }: RecordedStep): void {
   recording.dispose();
-  tf.dispose([...Object.values(input), rates]);
+  tf.dispose([inputs as unknown as tf.TensorContainer[], rates, speed]);
 }

@@ -10,7 +10,8 @@ export interface TrainOptions extends StepperOptions {
   /** Steps that are done already. */
   from: number;
   steps: number;
-  batchAt: (step: number) => Batch;
+  /** The step's batch; in several parts where memory has no room for the whole. */
+  batchAt: (step: number) => Batch[];
   learningRateAt: (step: number) => number;
   /** Whether this parameter is trained at this step; all are if not given. */
   trains?: (name: string, step: number) => boolean;
@@ -25,7 +26,8 @@ export interface StepDone {
   step: number;
   /** Mean nats per trained token, before the update. */
   loss: number;
-  batch: Batch;
+  /** Tokens that were read, without padding. */
+  tokens: number;
   seconds: number;
 }
 
@@ -36,10 +38,11 @@ export async function train(model: Model, optimizer: Optimizer, options: TrainOp
   try {
     for (let step = from; step < steps; step++) {
       const startedMs = performance.now();
-      const batch = batchAt(step);
+      const batches = batchAt(step);
       const active = optimizer.parameters.map(({ name }) => trains(name, step));
-      const loss = await stepper.step(batch, learningRateAt(step), active);
-      await onStep({ step: step + 1, loss, batch, seconds: (performance.now() - startedMs) / 1000 });
+      const { loss } = await stepper.step(batches, { learningRate: learningRateAt(step), active });
+      const tokens = batches.reduce((sum, batch) => sum + batch.tokens, 0);
+      await onStep({ step: step + 1, loss, tokens, seconds: (performance.now() - startedMs) / 1000 });
       await nextTask(); // Lets messages in, a stop among them.
       if (stopping()) return step + 1;
     }

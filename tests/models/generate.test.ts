@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import * as tf from "../../src/engine/tf.ts";
 import { cachedHiddenStates, createCache, logits, type Model } from "../../src/models/decoder.ts";
-import { draw, generate, type GenerateOptions } from "../../src/models/generate.ts";
+import { generate, type GenerateOptions } from "../../src/models/generate.ts";
 import { disposeCache, keepCacheRows, type KvCache } from "../../src/models/kvCache.ts";
 import { disposeModel } from "../../src/models/weights.ts";
 import { useBackend } from "../engine/harness.ts";
@@ -16,7 +16,7 @@ function fill(model: Model, ids: number[][], slots: number): KvCache {
   const cache = createCache(model, ids.length, slots);
   tf.tidy(() => {
     const positions = tf.range(0, ids[0].length, 1, "int32").expandDims(0).tile<tf.Tensor2D>([ids.length, 1]);
-    cachedHiddenStates(model, tf.tensor2d(ids, undefined, "int32"), positions, cache, false);
+    cachedHiddenStates(model, tf.tensor2d(ids, undefined, "int32"), positions, cache);
   });
   return cache;
 }
@@ -25,7 +25,7 @@ function fill(model: Model, ids: number[][], slots: number): KvCache {
 function step(model: Model, cache: KvCache, tokens: number[], positions: number[]): Float32Array {
   return tf.tidy(() => {
     const [ids, at] = [tokens, positions].map((list) => tf.tensor2d(list, [list.length, 1], "int32"));
-    const h = cachedHiddenStates(model, ids, at, cache, true);
+    const h = cachedHiddenStates(model, ids, at, cache);
     return logits(model, h.reshape([tokens.length, -1])).dataSync() as Float32Array;
   });
 }
@@ -180,26 +180,5 @@ describe.each(FAMILIES)("generation with %s", (family) => {
       await generate(model, asked, { maxNewTokens: 100, ...NO_END }).catch(() => {});
     });
     disposeModel(model);
-  });
-});
-
-describe("a draw", () => {
-  it("is the token at which the cumulative softmax passes the point", () => {
-    const scores = Float32Array.of(Math.log(1), Math.log(2), -Infinity, Math.log(5));
-    const points: [number, number][] = [
-      [0, 0],
-      [0.124, 0],
-      [0.126, 1],
-      [0.374, 1],
-      [0.376, 3],
-      [0.999, 3],
-    ];
-    for (const [point, token] of points) expect(draw(scores, 1, point)).toBe(token);
-  });
-
-  it("sharpens as the temperature falls", () => {
-    const scores = Float32Array.of(Math.log(1), Math.log(2));
-    expect(draw(scores, 0.5, 0.21)).toBe(1); // 1 to 4: the first ends at 0.2.
-    expect(draw(scores, 2, 0.4)).toBe(0); // 1 to sqrt(2): it ends at 0.414.
   });
 });

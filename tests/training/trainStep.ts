@@ -13,7 +13,7 @@ export async function trainStep(
 ): Promise<number> {
   const stepper = createStepper(model, optimizer);
   try {
-    return await stepper.step(batch, learningRate, active);
+    return (await stepper.step([batch], { learningRate, active })).loss;
   } finally {
     stepper.dispose();
   }

@@ -15,7 +15,12 @@ import { rangeOf } from "../../../src/engine/gpuBackend.ts";
 import * as tf from "../../../src/engine/tf.ts";
 import type { Model } from "../../../src/models/decoder.ts";
 import { disposeModel, namedWeights } from "../../../src/models/weights.ts";
-import { createOptimizer, DEFAULT_OPTIMIZER, disposeOptimizer, type Optimizer } from "../../../src/training/optimizer.ts";
+import {
+  createOptimizer,
+  DEFAULT_OPTIMIZER,
+  disposeOptimizer,
+  type Optimizer,
+} from "../../../src/training/optimizer.ts";
 import { createStepper } from "../../../src/training/step.ts";
 import { FAMILIES, type Family, tinyBatch, tinyModel } from "../../models/tiny.ts";
 import { activate } from "../harness.ts";
@@ -42,13 +47,15 @@ describe("a step that the GPU", () => {
   it("refuses is told, and nothing of it was done", async () => {
     const { model, optimizer } = training("deepseek");
     const stepper = createStepper(model, optimizer);
-    await stepper.step(tinyBatch(model), 0.01);
+    await stepper.step([tinyBatch(model)], { learningRate: 0.01 });
     const before = await weightsOf(optimizer);
     // A buffer of the step's vanishes under it.
     const { buffer } = rangeOf(gpuBackend().resourceOf(model.rope.cos));
     buffer.destroy();
-    await expect(stepper.step(tinyBatch(model, 1), 0.01)).rejects.toThrow(GpuRefusedError);
-    await expect(stepper.step(tinyBatch(model, 1), 0.01)).rejects.toThrow(/step 2, and nothing of it was done/);
+    await expect(stepper.step([tinyBatch(model, 1)], { learningRate: 0.01 })).rejects.toThrow(GpuRefusedError);
+    await expect(stepper.step([tinyBatch(model, 1)], { learningRate: 0.01 })).rejects.toThrow(
+      /step 2, and nothing of it was done/,
+    );
     expect((await weightsOf(optimizer)).equals(before)).toBe(true);
     expect(optimizer.step).toBe(1);
     stepper.dispose();
@@ -65,7 +72,7 @@ describe("a step that the GPU", () => {
     // The GPU's own answer to more than it has.
     device.createBuffer = (wanted) => create(wanted.label === "recorded" ? { ...wanted, size: 2 ** 40 } : wanted);
     try {
-      await expect(stepper.step(tinyBatch(model), 0.01)).rejects.toThrow(GpuMemoryError);
+      await expect(stepper.step([tinyBatch(model)], { learningRate: 0.01 })).rejects.toThrow(GpuMemoryError);
     } finally {
       device.createBuffer = create;
     }
@@ -79,9 +86,9 @@ describe("a step that the GPU", () => {
   it("is lost in is told as the loss of the device", async () => {
     const { model, optimizer } = training("qwen2");
     const stepper = createStepper(model, optimizer);
-    await stepper.step(tinyBatch(model), 0.01);
+    await stepper.step([tinyBatch(model)], { learningRate: 0.01 });
     gpuBackend().device.destroy();
-    await expect(stepper.step(tinyBatch(model), 0.01)).rejects.toThrow(DeviceLostError);
+    await expect(stepper.step([tinyBatch(model)], { learningRate: 0.01 })).rejects.toThrow(DeviceLostError);
     expect(optimizer.step).toBe(1);
   });
 });
@@ -113,7 +120,8 @@ describe("a GPU of the least limits, without any feature", () => {
     const { model, optimizer } = training(family);
     const stepper = createStepper(model, optimizer);
     const losses = [];
-    for (let step = 0; step < 4; step++) losses.push(await stepper.step(tinyBatch(model), 0.01));
+    for (let step = 0; step < 4; step++)
+      losses.push((await stepper.step([tinyBatch(model)], { learningRate: 0.01 })).loss);
     expect(losses.at(-1)).toBeLessThan(losses[0]);
     expect(gpuErrors().count).toBe(errors);
     stepper.dispose();
