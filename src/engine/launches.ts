@@ -29,18 +29,24 @@ export function recordLaunches(backend: GpuBackend, noted: NotedLaunch[]): GpuRe
   let uniforms: GPUBuffer | null = null;
   let bytes = 0;
   let outputIds: object[] = [];
+  const pool = poolOf(backend);
+  pool.users += 1;
   const changed = [...new Set(noted.flatMap((launch) => launch.changed))];
 
   async function prepare(outputs: tf.TensorInfo[]): Promise<void> {
     const compiled = await compileAll(noted);
-    await withinMemory(() => {
-      bytes = planBuffers(
-        backend,
-        noted,
-        outputs.map((output) => backend.resourceOf(output)),
-      );
-      uniforms = uniformsOf(backend, noted);
-    });
+    const kept = outputs.map((output) => backend.resourceOf(output));
+    const { buffers } = pool;
+    const before = buffers.length;
+    try {
+      await withinMemory(() => {
+        bytes = planBuffers(backend, buffers, noted, kept);
+        uniforms = uniformsOf(backend, noted);
+      });
+    } catch (error) {
+      for (const buffer of buffers.splice(before)) buffer.destroy(); // Without memory they are of no use to others.
+      throw error;
+    }
     const groups = new Map<string, GPUBindGroup>();
     commands = noted.map(({ kernel, resources, workgroups }, i) => {
       const ranges = resources.map(rangeOf);
@@ -77,18 +83,26 @@ export function recordLaunches(backend: GpuBackend, noted: NotedLaunch[]): GpuRe
   function dispose(): void {
     uniforms?.destroy();
     commands = [];
+    pool.users -= 1;
+    if (pool.users > 0) return;
+    for (const buffer of pool.buffers.splice(0)) buffer.destroy();
   }
 
   return { launches: noted.length, bytes: () => bytes, prepare, replay, dispose };
 }
 
-/** Buffers that recordings share, for only one is replayed at a time. */
-const pools = new WeakMap<GpuBackend, GPUBuffer[]>();
+/** Buffers that recordings share, for only one is replayed at a time; given back when the last of them is gone. */
+interface Pool {
+  buffers: GPUBuffer[];
+  users: number;
+}
 
-/** Let go of the buffers that recordings shared. Recordings made before must not be replayed any more. */
-export function dropRecordedBuffers(backend: GpuBackend): void {
-  for (const buffer of pools.get(backend) ?? []) buffer.destroy();
-  pools.delete(backend);
+const pools = new WeakMap<GpuBackend, Pool>();
+
+function poolOf(backend: GpuBackend): Pool {
+  let pool = pools.get(backend);
+  if (!pool) pools.set(backend, (pool = { buffers: [], users: 0 }));
+  return pool;
 }
 
 interface Interval {
@@ -98,9 +112,9 @@ interface Interval {
 
 /**
  * Give every intermediate result a buffer, the largest first: one that is free from its first to its last use, or a new
- * one. Returns the bytes of the buffers used.
+ * one, which joins the pool. Returns the bytes of the buffers used.
  */
-function planBuffers(backend: GpuBackend, noted: NotedLaunch[], outputs: unknown[]): number {
+function planBuffers(backend: GpuBackend, pool: GPUBuffer[], noted: NotedLaunch[], outputs: unknown[]): number {
   const uses = new Map<PlannedBuffer, Interval>();
   noted.forEach(({ resources }, i) => {
     for (const resource of resources) {
@@ -111,8 +125,6 @@ function planBuffers(backend: GpuBackend, noted: NotedLaunch[], outputs: unknown
     }
   });
   for (const [planned, use] of uses) if (outputs.includes(planned)) use.last = noted.length;
-  const pool = pools.get(backend) ?? [];
-  pools.set(backend, pool);
   const taken = new Map<GPUBuffer, Interval[]>();
   for (const [planned, use] of [...uses].toSorted(([a], [b]) => b.size - a.size)) {
     const free = pool

@@ -9,7 +9,7 @@ import { recordLaunches } from "./launches.ts";
 import { isRecordable } from "./op.ts";
 import { canAdd } from "./ops/add.ts";
 import * as tf from "./tf.ts";
-import { beginRecording, endRecording, view } from "./wasm/heap.ts";
+import { beginRecording, endRecording, letGoOfRecording, view } from "./wasm/heap.ts";
 
 export interface Recording<T> {
   /** Do what was recorded, with what the tensors it read hold now. The outputs keep until the next replay of any recording. */
@@ -59,6 +59,9 @@ function onWasm<T extends tf.TensorContainer>(f: () => T): Recording<T> {
   let done: ReturnType<typeof endRecording>;
   try {
     noted = note(f);
+  } catch (error) {
+    letGoOfRecording();
+    throw error;
   } finally {
     done = endRecording();
   }
@@ -67,7 +70,11 @@ function onWasm<T extends tf.TensorContainer>(f: () => T): Recording<T> {
     for (const work of works) work();
     return noted.outputs;
   };
-  return { replay, bytes, kernels: works.length, dispose: noted.dispose };
+  const dispose = (): void => {
+    noted.dispose();
+    letGoOfRecording();
+  };
+  return { replay, bytes, kernels: works.length, dispose };
 }
 
 async function onGpu<T extends tf.TensorContainer>(f: () => T): Promise<Recording<T>> {

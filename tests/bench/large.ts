@@ -1,8 +1,6 @@
 // The shape of DeepSeek-R1-Distill-Qwen-1.5B with random weights, stored small: does it fit the bytes that are planned,
 // and how long is a step of LoRA on all its linear maps, layers recomputed?
 
-import { gpuBackend } from "../../src/engine/device.ts";
-import { dropRecordedBuffers } from "../../src/engine/launches.ts";
 import { valueWords, type PackedFormat, wordCount } from "../../src/engine/packed.ts";
 import { packedFrom } from "../../src/engine/packing.ts";
 import { adamW, adamWRates } from "../../src/engine/ops/adamW.ts";
@@ -67,7 +65,6 @@ async function* measure(backend: Backend, storage: PackedFormat, bench: Bench): 
   const leaves = optimizer.parameters.map(({ tensor }) => tensor);
   const input = lossInput(randomBatch(config.vocabSize, 1, length));
   const rates = tf.tensor1d(adamWRates(1e-4, 1, DEFAULT_OPTIMIZER));
-  if (backend === "webgpu") dropRecordedBuffers(gpuBackend());
   const allocatedBefore = tf.memory().numBytes - before;
   const recording = await record(() => {
     const { value, gradients } = lossAndGradients(model, [input], leaves, { recompute: true });

@@ -1,7 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { gpuBackend } from "../../src/engine/device.ts";
 import { valueAndGradients } from "../../src/engine/gradients.ts";
-import { dropRecordedBuffers } from "../../src/engine/launches.ts";
 import { adamW } from "../../src/engine/ops/adamW.ts";
 import { record } from "../../src/engine/record.ts";
 import * as tf from "../../src/engine/tf.ts";
@@ -59,7 +57,6 @@ async function recordedBytes(config: ModelConfig, settings: MemorySettings): Pro
   const leaves = trained.map(({ tensor }) => tensor);
   const input = lossInput(batchOf(settings));
   const rates = tf.zeros([3]);
-  if (tf.getBackend() === "webgpu") dropRecordedBuffers(gpuBackend());
   const recording = await record(() => {
     const { value, gradients } = valueAndGradients(() => languageModelLoss(model, input, settings), leaves);
     adamW(optimizer.state, gradients, rates, DEFAULT_OPTIMIZER);

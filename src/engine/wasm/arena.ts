@@ -16,15 +16,17 @@ export interface Arena {
   giveBack: (address: number) => boolean;
   /** Forget what was taken: a new recording begins. */
   reset: () => void;
+  /** Give the blocks back: nothing that was taken is used any more. */
+  giveUp: () => void;
   /** Most bytes that were taken at a time since the last reset. */
   peakBytes: () => number;
   /** Bytes of the heap that it holds. */
   heldBytes: () => number;
 }
 
-/** `allocate` takes a block from the heap, and throws where there is no more. */
-export function createArena(allocate: (bytes: number) => number): Arena {
-  const blocks: Piece[] = [];
+/** `allocate` takes a block from the heap, and throws where there is no more; `release` gives it back. */
+export function createArena(allocate: (bytes: number) => number, release: (address: number) => void): Arena {
+  const blocks: (Piece & { start: number })[] = []; // `start`: as the heap gave it.
   const taken = new Map<number, number>();
   let free: Piece[] = []; // By address; no two touch within a block.
   let takenBytes = 0;
@@ -50,8 +52,9 @@ export function createArena(allocate: (bytes: number) => number): Arena {
   }
 
   function addBlock(bytes: number): void {
-    const address = Math.ceil(allocate(bytes + ALIGNMENT) / ALIGNMENT) * ALIGNMENT;
-    blocks.push({ address, bytes });
+    const start = allocate(bytes + ALIGNMENT);
+    const address = Math.ceil(start / ALIGNMENT) * ALIGNMENT;
+    blocks.push({ start, address, bytes });
     insert({ address, bytes });
   }
 
@@ -81,6 +84,11 @@ export function createArena(allocate: (bytes: number) => number): Arena {
     free.splice(i, 2, { address: piece.address, bytes: piece.bytes + next.bytes });
   }
 
+  function giveUp(): void {
+    for (const { start } of blocks.splice(0)) release(start);
+    reset();
+  }
+
   function reset(): void {
     taken.clear();
     free = blocks.map(({ address, bytes }) => ({ address, bytes })).toSorted((a, b) => a.address - b.address);
@@ -92,6 +100,7 @@ export function createArena(allocate: (bytes: number) => number): Arena {
     take,
     giveBack,
     reset,
+    giveUp,
     peakBytes: () => peakBytes,
     heldBytes: () => blocks.reduce((sum, { bytes }) => sum + bytes, 0),
   };

@@ -129,7 +129,7 @@ function arena(): Arena {
   const active = backend();
   let own = arenas.get(active);
   if (!own) {
-    const made = createArena(allocate);
+    const made = createArena(allocate, (address) => free(address));
     const module = emscripten();
     module._free(module._malloc(ALIGNMENT)); // The first call replaces the function by itself.
     const free = module._free.bind(module);
@@ -146,7 +146,16 @@ function arena(): Arena {
 /** From here on `run` does nothing but take note, until `endRecording`. */
 export function beginRecording(): void {
   begin(arena());
+  recordings += 1;
 }
+
+/** A recording will not be replayed any more: with the last one the memory of all is given back. */
+export function letGoOfRecording(): void {
+  recordings -= 1;
+  if (recordings === 0) arena().giveUp();
+}
+
+let recordings = 0;
 
 /** The same without any memory: what is noted cannot be done. */
 export function beginRehearsal(): void {
@@ -162,7 +171,10 @@ function begin(own: Arena): void {
 const NOWHERE = 2 ** 40; // Addresses from here on are of no memory.
 let nextPhantom = 2 * NOWHERE;
 let nextBlock = NOWHERE;
-const phantoms = createArena((bytes) => (nextBlock += bytes) - bytes);
+const phantoms = createArena(
+  (bytes) => (nextBlock += bytes) - bytes,
+  () => {},
+);
 
 /** A tensor without memory that rehearsals may read. */
 export function makePhantom(shape: number[], dtype: "float32" | "int32"): tf.TensorInfo {
