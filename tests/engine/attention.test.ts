@@ -104,7 +104,10 @@ describe.each(FORMS)("on %s, by tile: %s", (backend, byTile) => {
       for (const length of lengths) {
         const part = (x: Plain) => {
           const width = x.shape[2] * x.shape[3];
-          return floats([1, length, ...x.shape.slice(2)], [...x.values.slice(from * width, (from + length) * width)]);
+          return floats(
+            [1, length, ...x.shape.slice(2)],
+            Array.from(x.values.slice(from * width, (from + length) * width)),
+          );
         };
         // The gradient is that of the same weighted sum: its weights are the packed row's.
         const weights = part(normal([1, T, 2, 5], 1000));
