@@ -55,7 +55,7 @@ describe("a backend with three threads", () => {
 
   it.each(["f16", "int8", "int4"] as PackedFormat[])("multiplies by %s to the bits of one thread", (format) => {
     const code = ["f16", "int8", "int4"].indexOf(format);
-    const [rows, columns] = [352, 416];
+    const [rows, columns] = [770, 704];
     const packed = pack(normal([rows, columns], 3).values as Float32Array, [rows, columns], format);
     for (const m of [1, 3, 40]) {
       for (const transposeB of [true, false]) {

@@ -80,10 +80,10 @@ export function gemmPacked(
   multiply(format, false, transposeB, m, n, k, a, lda, words, scales, columns, c, ldc, accumulate);
 }
 
-// Below so many multiplications a product is not worth cutting up: some 20 microseconds of work, where B is read once
+// Below so many multiplications a product is not worth cutting up: some 80 microseconds of work, where B is read once
 // for few rows, and where it is packed.
-const FEW_WORTH = 1 << 17;
-const MANY_WORTH = 1 << 19;
+const FEW_WORTH = 1 << 19;
+const MANY_WORTH = 1 << 21;
 const FINEST = 64; // Columns or rows of a piece, at least: each packs the other operand anew.
 const STEP = 32; // Pieces begin at multiples of this: tiles, strips and blocks of B are cut nowhere.
 
