@@ -4,7 +4,8 @@
 // binding that the text does not use is then no error that yields zeros), pipelines and bind groups made once.
 
 import { gpuBackend, reportGpuError } from "./device.ts";
-import { type GpuBackend, PlannedBuffer, rangeOf, type Resource } from "./gpuBackend.ts";
+import type { GpuBackend } from "./gpuBackend.ts";
+import { PlannedBuffer, rangeOf, type Resource } from "./resources.ts";
 import * as tf from "./tf.ts";
 
 export interface Kernel {

@@ -2,8 +2,9 @@
 // made once. A replay is one submit, so that a step which the GPU refuses leaves nothing half done.
 
 import { withinMemory } from "./device.ts";
-import { BufferRange, type GpuBackend, type NotedLaunch, PlannedBuffer, rangeOf } from "./gpuBackend.ts";
+import type { GpuBackend } from "./gpuBackend.ts";
 import { bufferId, compileAll, createBindGroup, fillUniforms, hasUniforms } from "./launch.ts";
+import { BufferRange, type NotedLaunch, PlannedBuffer, rangeOf } from "./resources.ts";
 import type * as tf from "./tf.ts";
 
 export interface GpuRecording {

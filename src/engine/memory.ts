@@ -2,8 +2,8 @@
 // allocating anything.
 
 import { gpuBackend } from "./device.ts";
-import { type NotedLaunch, PlannedBuffer } from "./gpuBackend.ts";
 import { note } from "./record.ts";
+import { type NotedLaunch, PlannedBuffer } from "./resources.ts";
 import * as tf from "./tf.ts";
 import { beginRehearsal, endRecording, makePhantom } from "./wasm/heap.ts";
 

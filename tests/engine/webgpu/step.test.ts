@@ -11,7 +11,7 @@ import {
   GpuRefusedError,
   startGpu,
 } from "../../../src/engine/device.ts";
-import { rangeOf } from "../../../src/engine/gpuBackend.ts";
+import { rangeOf } from "../../../src/engine/resources.ts";
 import * as tf from "../../../src/engine/tf.ts";
 import type { Model } from "../../../src/models/decoder.ts";
 import { disposeModel, namedWeights } from "../../../src/models/weights.ts";
