@@ -7,17 +7,22 @@ export interface Calls {
   bindGroups: number;
   buffers: number;
   pipelines: number;
+  /** When the last submit returned (performance.now): from there on JavaScript waits. */
+  submittedMs: number;
 }
 
 type Method = (...args: unknown[]) => unknown;
 
 /** Count while `run` runs. */
 export async function countCalls(run: () => Promise<unknown>): Promise<Calls> {
-  const calls: Calls = { dispatches: 0, submits: 0, bindGroups: 0, buffers: 0, pipelines: 0 };
+  const calls: Calls = { dispatches: 0, submits: 0, bindGroups: 0, buffers: 0, pipelines: 0, submittedMs: 0 };
   const restore = [
     watch(GPUComputePassEncoder, "dispatchWorkgroups", () => calls.dispatches++),
     watch(GPUComputePassEncoder, "dispatchWorkgroupsIndirect", () => calls.dispatches++),
-    watch(GPUQueue, "submit", () => calls.submits++),
+    watch(GPUQueue, "submit", () => {
+      calls.submits++;
+      calls.submittedMs = performance.now();
+    }),
     watch(GPUDevice, "createBindGroup", () => calls.bindGroups++),
     watch(GPUDevice, "createBuffer", () => calls.buffers++),
     watch(GPUDevice, "createComputePipeline", () => calls.pipelines++),
@@ -31,13 +36,14 @@ export async function countCalls(run: () => Promise<unknown>): Promise<Calls> {
   return calls;
 }
 
-/** Call `see` before each call of the method. Returns how to stop. */
+/** Call `see` after each call of the method. Returns how to stop. */
 function watch({ prototype }: { prototype: object }, name: string, see: () => void): () => void {
   const methods = prototype as Record<string, Method>;
   const original = methods[name];
   methods[name] = function (this: unknown, ...args: unknown[]) {
+    const result = original.apply(this, args);
     see();
-    return original.apply(this, args);
+    return result;
   };
   return () => {
     methods[name] = original;

@@ -31,14 +31,14 @@ async function contest(
   backend: Backend,
   bench: Bench,
 ): Promise<Result> {
-  const newTokens = isSlow(backend, bench) ? (bench.quick ? 4 : 12) : bench.quick ? 16 : 48;
-  const rounds = bench.quick ? 2 : 7;
+  const newTokens = isSlow(backend, bench) ? (bench.quick ? 3 : 12) : bench.quick ? 16 : 48;
+  const rounds = bench.quick ? 1 : isSlow(backend, bench) ? 3 : 7;
   const model = initModel(config, 1);
   const prompts = Array.from({ length: rows }, (_, row) => randomTokens(config.vocabSize, PROMPT_TOKENS, row));
   const generators = { ours: ourGenerate, stock: stockGenerate };
   const [own, other] = [
-    await generated(ourGenerate, model, prompts, 4),
-    await generated(stockGenerate, model, prompts, 4),
+    await generated(ourGenerate, model, prompts, 3),
+    await generated(stockGenerate, model, prompts, 3),
   ];
   checkSameTokens(own.tokens, other.tokens);
   const rates: Record<keyof typeof generators, number[]> = { ours: [], stock: [] };

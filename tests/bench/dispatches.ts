@@ -42,10 +42,11 @@ export const dispatches: Row = {
         const what = `dispatches, 1M, ${tuning === "lora" ? "LoRA" : "full"}: ${part}`;
         return counted({ row: "dispatches", what, ...place }, ours, { name: "stock", count: stock }, most);
       };
-      for (const [kind, config] of [
+      const kinds: [string, DeepSeekConfig][] = [
         ["an expert layer", base],
         ["a dense layer", dense],
-      ] as const) {
+      ];
+      for (const [kind, config] of bench.quick ? kinds.slice(0, 1) : kinds) {
         const [ours, stock] = await bothOf(config, tuning, config.numHiddenLayers);
         const [ourMore, stockMore] = await bothOf(config, tuning, config.numHiddenLayers + 1);
         yield say(`${kind} forward`, ourMore.forward - ours.forward, stockMore.forward - stock.forward, 12);
