@@ -63,6 +63,7 @@ function isKept(event: RunEvent): boolean {
     case "finished":
       return false;
     case "stageStarted":
+    case "memoryPlanned":
     case "step":
     case "scored":
     case "pruned":

@@ -35,6 +35,8 @@ export interface RunView {
   /** Where the run is: 0 measures the base model, 1 to S are the recipe's stages, S + 1 measures and writes files. */
   position: number;
   progress: Progress;
+  /** What the training under way takes of the device's memory. */
+  memoryBytes: number | null;
   curves: Curve[];
   scores: Scores | null;
   plan: Plan | null;
@@ -50,6 +52,7 @@ export function newView(recipe: Recipe): RunView {
     recipe,
     position: 0,
     progress: { what: "preparing" },
+    memoryBytes: null,
     curves: [],
     scores: null,
     plan: null,
@@ -77,6 +80,9 @@ function take(view: RunView, event: Exclude<RunEvent, { type: "step" }>): void {
       view.position = event.stage + 1;
       view.progress = { what: "preparing" };
       if (event.steps > 0) openCurve(view, event.kind, event.steps);
+      return;
+    case "memoryPlanned":
+      view.memoryBytes = event.bytes;
       return;
     case "scoring":
       view.progress = { what: "scoring", done: event.done, total: event.total };

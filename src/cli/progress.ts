@@ -1,7 +1,7 @@
 // A run's events as lines for a terminal: what lasts is a line of its own, what changes is one line written over.
 
 import type { RunEvent } from "../protocol/run.ts";
-import { duration, percent, percentRange, whole } from "../evaluation/reportMarkup.ts";
+import { duration, fileSize, percent, percentRange, whole } from "../evaluation/reportMarkup.ts";
 
 /** A line, and whether it stays or is replaced by the next one. */
 export interface ProgressLine {
@@ -29,6 +29,8 @@ export function progressLines(nowMs: () => number = () => performance.now()): (e
         const left = step > first.step ? `, ${duration(perStep * (steps - step))} left` : "";
         return passing(`step ${step}/${steps}, loss ${loss.toFixed(3)}, ${whole(tokensPerSecond)} tokens/s${left}`);
       }
+      case "memoryPlanned":
+        return staying(`takes ${fileSize(event.bytes)} of memory`);
       case "scoring":
         return passing(`scored on ${event.done} of ${event.total} cases`);
       case "scored":

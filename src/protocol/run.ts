@@ -7,6 +7,8 @@ import type { Evaluation, EvaluationPoint, Plan, Report, Scores, StageResult, St
 export type RunEvent =
   /** `stage` counts the recipe's stages from 0; `steps` is 0 where progress is told in cases. */
   | { type: "stageStarted"; stage: number; stages: number; kind: StageResultKind; steps: number }
+  /** What the stage under way takes of the device's memory, known before it begins. */
+  | { type: "memoryPlanned"; bytes: number }
   | { type: "step"; kind: StageResultKind; step: number; steps: number; loss: number; tokensPerSecond: number }
   | { type: "scoring"; done: number; total: number }
   | { type: "scored"; scores: Scores }

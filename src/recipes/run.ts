@@ -7,6 +7,7 @@ import { checkTokenizerFits, openTokenizer, type Tokenizer } from "../data/token
 import { type BackendChoice, TENSORFLOW_VERSION } from "../engine/backend.ts";
 import { nextTask, nextTurn } from "../engine/idle.ts";
 import { askAll } from "../evaluation/answers.ts";
+import { fileSize } from "../evaluation/reportMarkup.ts";
 import { measureLatency } from "../evaluation/latency.ts";
 import { readConfig, writeConfig } from "../formats/hfConfig.ts";
 import { planByBudget } from "../loar/budget.ts";
@@ -21,6 +22,7 @@ import { ESPALIER_VERSION } from "../protocol/version.ts";
 import { packCheckpoint, restoreOptimizer, unpackCheckpoint } from "../training/checkpoint.ts";
 import { attachLora, detachLora, loraTensors, mergeLora } from "../training/lora.ts";
 import { batchLoss } from "../training/loss.ts";
+import { adviseMemory } from "../training/plan.ts";
 import { createOptimizer, DEFAULT_OPTIMIZER, disposeOptimizer, type Optimizer } from "../training/optimizer.ts";
 import { learningRateAt } from "../training/schedule.ts";
 import { train } from "../training/train.ts";
@@ -252,6 +254,7 @@ async function trainStage(
     // The chains and their control see the same cases in the same order.
     recipe.seed + state.stage,
   );
+  planStage(run, stage, batchAt(state.step));
   const gradual = stage.kind === "sft" && stage.method === "unfreeze";
   const depth = model.layers.length;
   await train(model, run.optimizer, {
@@ -280,6 +283,28 @@ async function trainStage(
   run.optimizer = null;
   done(trainable);
   await checkpoint(run);
+}
+
+/** Tell what the stage takes of the device's memory. Throws with what to change where that is more than there is. */
+function planStage({ model, host, state }: Run, stage: RecoverStage | ChainsStage | SftStage, batches: Batch[]): void {
+  if (state.report.environment.backend === "cpu") return; // Plain JavaScript; nobody waits for a large model there.
+  const [{ rows, length, positions }] = batches;
+  const { plan, changes } = adviseMemory(model.config, {
+    storage: "f32",
+    rank: "rank" in stage ? stage.rank : null,
+    rows,
+    length,
+    trainedTokens: Math.ceil(positions.length / rows),
+    batches: batches.length,
+    recompute: stage.recompute ?? false,
+  });
+  if (changes.length > 0) {
+    throw new Error(
+      `This stage takes more memory than the ${fileSize(plan.budgetBytes)} there are. ` +
+        changes.map(({ sentence }) => sentence).join(" "),
+    );
+  }
+  host.onEvent({ type: "memoryPlanned", bytes: plan.totalBytes });
 }
 
 /** What a stage trains: the adapters, or every weight but the router's balancing bias. */

@@ -26,7 +26,7 @@ export function ProgressPanel({ state, actions }: PanelProps) {
       <Timeline label={t.progress.title} parts={partsOf(view.recipe, t)} position={view.position} />
       <div class="now">
         <p class={run.status === "failed" ? "bad" : undefined}>{now}</p>
-        {isAtWork(run.status) && <Speed progress={view.progress} />}
+        {isAtWork(run.status) && <Speed progress={view.progress} memoryBytes={view.memoryBytes} />}
       </div>
       {isAtWork(run.status) && <ProgressBar label={now} share={shareDone(view.progress)} />}
       <Announcer text={now} />
@@ -92,7 +92,7 @@ function describeProgress(progress: Progress, t: Messages, { whole }: Formats): 
   }
 }
 
-function Speed({ progress }: { progress: Progress }) {
+function Speed({ progress, memoryBytes }: { progress: Progress; memoryBytes: number | null }) {
   const [t, format] = [useMessages(), useFormats()];
   if (progress.what !== "training") return null;
   return (
@@ -105,6 +105,12 @@ function Speed({ progress }: { progress: Progress }) {
         <dt>{t.progress.tokensPerSecond}</dt>
         <dd>{format.whole(progress.tokensPerSecond)}</dd>
       </div>
+      {memoryBytes !== null && (
+        <div>
+          <dt>{t.progress.memory}</dt>
+          <dd>{format.bytes(memoryBytes)}</dd>
+        </div>
+      )}
     </dl>
   );
 }

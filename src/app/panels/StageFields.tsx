@@ -52,45 +52,57 @@ export function StageFields({ stage, disabled, onChange }: StageFieldsProps) {
       );
     case "recover":
       return (
-        <div class="fields">
-          <TrainingFields stage={stage} disabled={disabled} onChange={onChange} />
-        </div>
+        <>
+          <div class="fields">
+            <TrainingFields stage={stage} disabled={disabled} onChange={onChange} />
+          </div>
+          <MemoryFields stage={stage} disabled={disabled} onChange={onChange} />
+        </>
       );
     case "chains":
       return (
-        <div class="fields">
-          <TrainingFields stage={stage} disabled={disabled} onChange={onChange} />
-          <LoraFields stage={stage} disabled={disabled} onChange={onChange} />
-          <CheckField
-            label={t.stage.control}
-            checked={stage.control}
-            disabled={disabled}
-            onChange={(control) => onChange({ ...stage, control })}
-          />
-        </div>
+        <>
+          <div class="fields">
+            <TrainingFields stage={stage} disabled={disabled} onChange={onChange} />
+            <LoraFields stage={stage} disabled={disabled} onChange={onChange} />
+            <CheckField
+              label={t.stage.control}
+              checked={stage.control}
+              disabled={disabled}
+              onChange={(control) => onChange({ ...stage, control })}
+            />
+          </div>
+          <MemoryFields stage={stage} disabled={disabled} onChange={onChange} />
+        </>
       );
     case "sft":
       return (
-        <div class="fields">
-          <SelectField
-            label={t.stage.tuning}
-            value={stage.method}
-            options={[
-              { value: "lora", label: t.stage.lora },
-              { value: "unfreeze", label: t.stage.unfreeze },
-            ]}
-            disabled={disabled}
-            onChange={(method) => onChange(withMethod(stage, method))}
-          />
-          <TrainingFields stage={stage} disabled={disabled} onChange={onChange} />
-          {stage.method === "lora" && <LoraFields stage={stage} disabled={disabled} onChange={onChange} />}
-        </div>
+        <>
+          <div class="fields">
+            <SelectField
+              label={t.stage.tuning}
+              value={stage.method}
+              options={[
+                { value: "lora", label: t.stage.lora },
+                { value: "unfreeze", label: t.stage.unfreeze },
+              ]}
+              disabled={disabled}
+              onChange={(method) => onChange(withMethod(stage, method))}
+            />
+            <TrainingFields stage={stage} disabled={disabled} onChange={onChange} />
+            {stage.method === "lora" && <LoraFields stage={stage} disabled={disabled} onChange={onChange} />}
+          </div>
+          <MemoryFields stage={stage} disabled={disabled} onChange={onChange} />
+        </>
       );
   }
 }
 
-function withMethod({ steps, batch, learningRate }: SftStage, method: SftStage["method"]): SftStage {
-  const training = { kind: "sft", steps, batch, learningRate } as const;
+function withMethod(
+  { steps, batch, learningRate, atATime, recompute }: SftStage,
+  method: SftStage["method"],
+): SftStage {
+  const training = { kind: "sft", steps, batch, learningRate, atATime, recompute } as const;
   return method === "lora" ? { ...training, method, rank: 16, alpha: 32 } : { ...training, method };
 }
 
@@ -126,6 +138,32 @@ function TrainingFields({ stage, disabled, onChange }: StageFieldsProps<Training
         onChange={(learningRate) => onChange({ ...stage, learningRate })}
       />
     </>
+  );
+}
+
+/** What makes a step take less memory and leaves its result alone. */
+function MemoryFields({ stage, disabled, onChange }: StageFieldsProps<TrainingStage>) {
+  const t = useMessages();
+  return (
+    <details class="more">
+      <summary>{t.stage.memory}</summary>
+      <div class="fields">
+        <NumberField
+          label={t.stage.atATime}
+          value={Math.min(stage.atATime ?? stage.batch, stage.batch)}
+          least={1}
+          most={stage.batch}
+          disabled={disabled}
+          onChange={(atATime) => onChange({ ...stage, atATime: atATime < stage.batch ? atATime : undefined })}
+        />
+        <CheckField
+          label={t.stage.recompute}
+          checked={stage.recompute ?? false}
+          disabled={disabled}
+          onChange={(recompute) => onChange({ ...stage, recompute: recompute || undefined })}
+        />
+      </div>
+    </details>
   );
 }
 
