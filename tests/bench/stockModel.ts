@@ -4,6 +4,7 @@
 // B batch, T tokens, D hidden size, H heads, R latent width, N and P the plain and rotary parts of a query or key head, V the
 // width of a value head, S tokens seen so far.
 
+import { type ExpertWeights, expertsReference } from "../../src/engine/ops/mixture.ts";
 import { rmsNormReference } from "../../src/engine/ops/rmsNorm.ts";
 import { rotateReference } from "../../src/engine/ops/rotate.ts";
 import { routeReference } from "../../src/engine/ops/route.ts";
@@ -126,21 +127,24 @@ function mixture(p: Moe, x: tf.Tensor, config: DeepSeekConfig): tf.Tensor {
     groups: config.nGroup,
     groupsKept: config.topkGroup,
   });
-  const routed = wideExperts(p, flat, experts, weights);
+  const routed = routedExperts(p, flat, experts, weights);
   return (p.sharedExperts ? routed.add(mlp(p.sharedExperts, flat)) : routed).reshape(x.shape);
 }
 
-/**
- * Every expert sees every token, as one wide MLP whose channels carry the router's weights (zero for the experts that were
- * not chosen): three products, which is the fastest that stock operations do it. x: [M, D], chosen, weights: [M, topK]
- */
+/** Every expert sees every token, in the form that is faster on the backend. x: [M, D], chosen, weights: [M, topK] */
+function routedExperts({ experts }: Moe, x: tf.Tensor, chosen: tf.Tensor, weights: tf.Tensor): tf.Tensor {
+  const run = tf.getBackend() === "wasm" ? expertsReference : wideExperts;
+  return run(x, chosen, weights, experts);
+}
+
+/** One wide MLP whose channels carry the router's weights, zero for the experts that were not chosen: three products. */
 function wideExperts(
-  { experts: { gate, up, down, offsets } }: Moe,
   x: tf.Tensor,
   chosen: tf.Tensor,
   weights: tf.Tensor,
+  { gate, up, down, offsets }: ExpertWeights,
 ): tf.Tensor {
-  const [M, S] = [x.shape[0]!, gate.shape[0]!];
+  const [M, S] = [x.shape[0], gate.shape[0]];
   const E = offsets.length - 1;
   const shares = tf
     .oneHot(chosen as tf.Tensor2D, E)
