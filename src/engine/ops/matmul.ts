@@ -187,7 +187,8 @@ function fitTogether(products: Product[]): boolean {
 
 function launchGroup(products: Product[], given?: Variant): void {
   const largest = products.reduce((most, product) => (work(product) > work(most) ? product : most));
-  const variant = given ?? variantFor({ ...largest, packed: largest.format != null });
+  const loops = products.reduce((count, product) => count + termsOf(product).length, 0);
+  const variant = given ?? variantFor(largest, loops);
   const [rows, columns] = tileOf(variant);
   const bound = bind(products);
   const sizes: Record<string, number> = {};
@@ -220,6 +221,7 @@ function launchGroup(products: Product[], given?: Variant): void {
     numbers,
     workgroups: end,
     threads: threadsOf(variant),
+    enable: variant.kind === "quads" ? ["subgroups"] : [],
   });
 }
 

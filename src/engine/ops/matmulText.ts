@@ -9,11 +9,14 @@ import { lines } from "../wgsl.ts";
  * How the threads of a workgroup share a product. Rows and columns are those of c that one thread computes.
  *
  * registers: 8 x 8 threads, each straight from memory: no barrier, which software GPUs are slow at.
+ * quads: the same, the rows (a multiple of 4) read by four threads for each other: where a subgroup is four threads in a
+ * row, as on software GPUs, whose loads cost as much as some ten multiplications.
  * shared: a tile of `down` x `across` threads, its operands brought to workgroup memory `depth` of K at a time.
  * split: 64 threads in `lanes` groups that take turns along K and add up at the end: for a c with few rows or few elements.
  */
 export type Variant =
   | { kind: "registers"; rows: number; columns: number }
+  | { kind: "quads"; rows: number; columns: number }
   | { kind: "shared"; down: number; across: number; rows: number; columns: number; depth: number }
   | { kind: "split"; lanes: number; rows: number };
 
@@ -60,7 +63,7 @@ export function threadsOf(variant: Variant): number {
 /** Rows and columns of c that a workgroup computes. */
 export function tileOf(variant: Variant): [number, number] {
   const { rows } = variant;
-  if (variant.kind === "registers") return [8 * rows, 8 * variant.columns];
+  if (variant.kind === "registers" || variant.kind === "quads") return [8 * rows, 8 * variant.columns];
   if (variant.kind === "shared") return [variant.down * rows, variant.across * variant.columns];
   return [rows, (64 / variant.lanes) * 4];
 }
@@ -71,18 +74,17 @@ export function productsText(products: ProductText[], variant: Variant): string 
   const { depth = 0 } = variant as { depth?: number };
   const memory = {
     registers: "",
+    quads: "",
     shared: `var<workgroup> tileA: array<vec4<f32>, ${(rows * depth) / 4}>;
       var<workgroup> tileB: array<vec4<f32>, ${(columns * depth) / 4}>;`,
     split: `var<workgroup> parts: array<vec4<f32>, ${64 * rows}>;`,
   };
-  const body = { registers: registersText, shared: sharedText, split: splitText }[variant.kind] as (
-    product: ProductText,
-    p: number,
-    variant: Variant,
-  ) => string;
+  const body = { registers: registersText, quads: registersText, shared: sharedText, split: splitText }[
+    variant.kind
+  ] as (product: ProductText, p: number, variant: Variant) => string;
   return /* wgsl */ `
     ${memory[variant.kind]}
-    ${products.map((product, p) => product.terms.map((term, t) => readers(term, p, `${p}_${t}`)).join("")).join("")}
+    ${products.map((product, p) => product.terms.map((term, t) => readers(term, p, `${p}_${t}`, variant.kind === "quads")).join("")).join("")}
     ${products.map(finishText).join("")}
     ${products.map((product, p) => body(product, p, variant)).join("")}
     fn main(group: u32, thread: u32) {
@@ -105,23 +107,24 @@ const FOUR = [0, 1, 2, 3];
 const select4 = (part: (q: number) => string): string => FOUR.map(part).join(", ");
 
 /** Functions a{id} and b{id} for the two operands of a term. */
-function readers({ a, b, wholeK }: TermText, p: number, id: string): string {
-  return reader(a, `a${id}`, `u.M${p}`, `u.K${id}`, wholeK) + reader(b, `b${id}`, `u.N${p}`, `u.K${id}`, wholeK);
+function readers({ a, b, wholeK }: TermText, p: number, id: string, quads = false): string {
+  return reader(a, `a${id}`, `u.M${p}`, `u.K${id}`, wholeK, quads) + reader(b, `b${id}`, `u.N${p}`, `u.K${id}`, wholeK);
 }
 
 /**
  * {name}(i, k): element (i + column, k + row) of the operand in each row and column of a 4 x 4 matrix; {name}row(i, k):
  * four elements along K. i past the end gives what stands before it, k past the end gives zeros.
  */
-function reader(operand: Operand, name: string, size: string, K: string, wholeK: boolean): string {
-  const inside = (q: number, value: string, zero: string) =>
-    wholeK ? value : `select(${zero}, ${value}, k + ${q}u < ${K})`;
-  const at = (q: number) => (wholeK ? `(k + ${q}u)` : `min(k + ${q}u, ${K} - 1u)`);
+function reader(operand: Operand, name: string, size: string, K: string, wholeK: boolean, quads = false): string {
+  const inside = (q: number | string, value: string, zero: string) =>
+    wholeK ? value : `select(${zero}, ${value}, k + ${typeof q === "string" ? q : `${q}u`} < ${K})`;
+  const step = (q: number | string) => (typeof q === "string" ? q : `${q}u`);
+  const at = (q: number | string) => (wholeK ? `(k + ${step(q)})` : `min(k + ${step(q)}, ${K} - 1u)`);
   const single = (q: number) => {
     const index = operand.alongK ? `start + ${at(q)}` : `start + ${at(q)} * ${size} + min(i, ${size} - 1u)`;
     return inside(q, `${name}one(${index})`, "0.0");
   };
-  const across = (q: number) => {
+  const across = (q: number | string) => {
     const row = `start + ${at(q)} * ${size}`;
     const value = operand.aligned
       ? `${name}four(${row} + min(i, ${size} - 4u))`
@@ -133,6 +136,14 @@ function reader(operand: Operand, name: string, size: string, K: string, wholeK:
   const block = operand.alongK
     ? `return transpose(mat4x4<f32>(${select4((q) => `${name}row(i + ${q}u, k)`)}));`
     : `let start = ${start}; return mat4x4<f32>(${select4(across)});`;
+  const quadText = /* wgsl */ `
+    @diagnostic(off, subgroup_uniformity) // Its four lanes are there together or not at all.
+    fn ${name}quad(i: u32, k: u32, lane: u32) -> mat4x4<f32> {
+      ${operand.alongK ? "" : `let start = ${start};`}
+      let own = ${operand.alongK ? `${name}row(i + lane, k)` : across("lane")};
+      return ${operand.alongK ? "transpose" : ""}(mat4x4<f32>(${select4((q) => `subgroupBroadcast(own, ${q}u)`)}));
+    }
+  `;
   return /* wgsl */ `
     ${elements(operand, name)}
     fn ${name}row(i: u32, k: u32) -> vec4<f32> {
@@ -144,6 +155,7 @@ function reader(operand: Operand, name: string, size: string, K: string, wholeK:
       if (k >= ${K}) { return mat4x4<f32>(); }
       ${block}
     }
+    ${quads ? quadText : ""}
   `;
 }
 
@@ -212,11 +224,12 @@ function addBlocks(
   vectors: number,
   row: (group: number) => string,
   column: (v: number) => string,
+  quads = false,
 ): string {
   const single = rows < 4; // Then a row at a time, so that none is read in vain.
   const loads = single
     ? lines(rows, (i) => `let x${i} = a${id}row(${row(0)} + ${i}u, k);`)
-    : lines(rows / 4, (g) => `let x${g} = a${id}(${row(g)}, k);`);
+    : lines(rows / 4, (g) => `let x${g} = a${id}${quads ? "quad" : ""}(${row(g)}, k${quads ? ", thread % 4u" : ""});`);
   const a = (q: number) => (i: number) => (single ? `x${i}[${q}]` : `x${Math.floor(i / 4)}[${q}][${i % 4}]`);
   return /* wgsl */ `
     ${loads}
@@ -226,18 +239,19 @@ function addBlocks(
 }
 
 function registersText({ terms }: ProductText, p: number, variant: Variant): string {
-  const { rows, columns } = variant as Variant & { kind: "registers" };
+  const { rows, columns, kind } = variant as Variant & { kind: "registers" | "quads" };
+  const quads = kind === "quads";
   const vectors = columns / 4;
   const row = (g: number) => `row + ${4 * g}u`;
   const column = (v: number) => `column + ${4 * v}u`;
   const loop = (_: TermText, t: number) => /* wgsl */ `
-    for (var k = 0u; k < u.K${p}_${t}; k += 4u) { ${addBlocks(`${p}_${t}`, rows, vectors, row, column)} }
+    for (var k = 0u; k < u.K${p}_${t}; k += 4u) { ${addBlocks(`${p}_${t}`, rows, vectors, row, column, quads)} }
   `;
   return /* wgsl */ `
     fn product${p}(tile: u32, thread: u32) {
       let row = (tile / u.across${p}) * ${8 * rows}u + (thread / 8u) * ${rows}u;
       let column = (tile % u.across${p}) * ${8 * columns}u + (thread % 8u) * ${columns}u;
-      if (row >= u.M${p} || column >= u.N${p}) { return; }
+      if (row >= u.M${p} || column ${quads ? `- (thread % 4u) * ${columns}u ` : ""}>= u.N${p}) { return; }
       ${sums(rows, vectors)}
       ${terms.map(loop).join("")}
       ${lines(rows, (i) => lines(vectors, (v) => `finish${p}(row + ${i}u, ${column(v)}, c${i}_${v});`))}

@@ -22,16 +22,20 @@ afterEach(() => {
   expect(count - errorsBefore, String(latest)).toBe(0);
 });
 
-/** The variants that are chosen somewhere, and their smallest and largest forms. */
-const variants: Variant[] = [
+// The variants that are chosen somewhere. Every layout, shape and addend is a text of its own, and software GPUs take long to
+// compile the long ones: those are tried on fewer.
+const short: Variant[] = [
   { kind: "registers", rows: 1, columns: 4 },
-  { kind: "registers", rows: 2, columns: 8 },
-  { kind: "registers", rows: 8, columns: 8 },
+  { kind: "quads", rows: 4, columns: 4 },
   { kind: "shared", down: 8, across: 8, rows: 4, columns: 4, depth: 16 },
+  { kind: "split", lanes: 64, rows: 1 },
+];
+const long: Variant[] = [
+  { kind: "registers", rows: 8, columns: 8 },
+  { kind: "quads", rows: 8, columns: 8 },
   { kind: "shared", down: 16, across: 16, rows: 4, columns: 4, depth: 16 },
   { kind: "shared", down: 16, across: 16, rows: 8, columns: 4, depth: 16 },
   { kind: "shared", down: 16, across: 16, rows: 8, columns: 8, depth: 8 },
-  { kind: "split", lanes: 64, rows: 1 },
   { kind: "split", lanes: 8, rows: 8 },
 ];
 
@@ -150,7 +154,7 @@ async function expectProduct(options: Case, variant?: Variant): Promise<void> {
   expectSameBits(bits[1], bits[0]);
 }
 
-describe.each(variants.map((variant) => [Object.values(variant).join(" "), variant] as const))(
+describe.each(short.map((variant) => [Object.values(variant).join(" "), variant] as const))(
   "the variant %s",
   (_, variant) => {
     it.each([
@@ -204,8 +208,26 @@ describe.each(variants.map((variant) => [Object.values(variant).join(" "), varia
   },
 );
 
+describe.each(long.map((variant) => [Object.values(variant).join(" "), variant] as const))(
+  "the variant %s, whose text is long,",
+  (_, variant) => {
+    it.each([
+      [false, true, 65, 67, 70],
+      [false, false, 132, 68, 36],
+      [true, false, 17, 33, 5],
+    ])("computes with a transposed: %s, b transposed: %s, [%i, %i] over %i", async (tA, tB, M, N, K) => {
+      await expectProduct({ M, N, K, tA, tB }, variant);
+    });
+
+    it("adds up products of a matrix stored small, bias and residual", async () => {
+      await expectProduct({ M: 5, N: 33, K: 64, tA: false, tB: true, format: "int4", bias: true }, variant);
+      await expectProduct({ M: 70, N: 36, K: 20, tA: false, tB: false, residual: true, plus: [8] }, variant);
+    });
+  },
+);
+
 it("reads f16 whose rows are no multiple of 4", async () => {
-  for (const variant of variants) {
+  for (const variant of short) {
     await expectProduct({ M: 5, N: 7, K: 6, tA: false, tB: true, format: "f16" }, variant);
     await expectProduct({ M: 5, N: 6, K: 7, tA: false, tB: false, format: "f16" }, variant);
   }
