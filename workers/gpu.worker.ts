@@ -4,6 +4,7 @@ import { expose } from "comlink";
 import wasmUrl from "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.wasm?url";
 import { type BackendChoice, type BackendName, startBackend } from "../src/engine/backend.ts";
 import { onDeviceLost } from "../src/engine/device.ts";
+import type { Tuning } from "../src/engine/tuning.ts";
 import type { AnswerMode } from "../src/protocol/data.ts";
 import { parseRecipe, type Recipe } from "../src/protocol/recipe.ts";
 import type { ModelSize } from "../src/protocol/report.ts";
@@ -114,11 +115,30 @@ function backend(): Promise<BackendChoice> {
     prefer: preferred,
     wasmUrl: new URL(wasmUrl, self.location.href).href,
     threads: pageThreads(),
+    tunings: { load: loadTuning, save: saveTuning },
   });
   started.catch(() => {
     started = undefined; // The next call tries again.
   });
   return started;
+}
+
+const TUNING = "tuning"; // The setting's key.
+
+async function loadTuning(): Promise<Tuning | null> {
+  try {
+    const { database } = await storage();
+    return ((await database.get("settings", TUNING))?.value as Tuning | undefined) ?? null;
+  } catch {
+    return null; // It is measured again.
+  }
+}
+
+async function saveTuning(value: Tuning): Promise<void> {
+  try {
+    const { database } = await storage();
+    await database.put("settings", { key: TUNING, value });
+  } catch {} // The next start measures again.
 }
 
 async function work(runId: string, onEvent: (event: RunEvent) => void): Promise<RunEnd> {

@@ -2,8 +2,9 @@
 
 import "@tensorflow/tfjs-backend-cpu";
 import { setWasmPaths } from "@tensorflow/tfjs-backend-wasm";
-import { adapterFacts, findAdapter, startGpu } from "./device.ts";
+import { adapterFacts, findAdapter, softwareGpu, startGpu } from "./device.ts";
 import * as tf from "./tf.ts";
+import { type Tuning, useTuning } from "./tuning.ts";
 import { withSharedMemory } from "./wasm/binary.ts";
 import { hasSharedMemory } from "./wasm/features.ts";
 import { startThreads } from "./wasm/heap.ts";
@@ -28,16 +29,25 @@ export interface BackendRequest {
   wasmUrl: string;
   /** Where WebAssembly gets more threads from. Without it there is one. */
   threads?: ThreadHost;
+  /** Where what was measured on a GPU is kept. Without it a GPU is measured at each start. */
+  tunings?: TuningStore;
+}
+
+/** Of the newest measurement. Neither may reject. */
+export interface TuningStore {
+  load: () => Promise<Tuning | null>;
+  save: (tuning: Tuning) => Promise<void>;
 }
 
 /** Start the backend and make it the active one. */
 export async function startBackend(request: BackendRequest): Promise<BackendChoice> {
   const { prefer } = request;
   const asked = "it was asked for";
-  if (prefer === "webgpu") return (await tryGpu(true)).choice ?? fail("webgpu", "this machine offers no GPU adapter");
+  if (prefer === "webgpu")
+    return (await tryGpu(true, request)).choice ?? fail("webgpu", "this machine offers no GPU adapter");
   if (prefer === "wasm") return (await tryWasm(request, asked)) ?? fail("wasm", "WebAssembly with SIMD did not start");
   if (prefer === "cpu") return startCpu(asked);
-  const gpu = await tryGpu(false);
+  const gpu = await tryGpu(false, request);
   if (gpu.choice) return gpu.choice;
   return (
     (await tryWasm(request, gpu.problem)) ?? startCpu(`${gpu.problem}, and WebAssembly with SIMD could not be started`)
@@ -45,7 +55,10 @@ export async function startBackend(request: BackendRequest): Promise<BackendChoi
 }
 
 /** The GPU, or why not. `software`: take an adapter that computes on the processor, too. */
-async function tryGpu(software: boolean): Promise<{ choice?: BackendChoice; problem: string }> {
+async function tryGpu(
+  software: boolean,
+  { tunings }: BackendRequest,
+): Promise<{ choice?: BackendChoice; problem: string }> {
   const adapter = await findAdapter();
   if (!adapter) return { problem: "there is no GPU that WebGPU can use" };
   const facts = adapterFacts(adapter);
@@ -54,12 +67,21 @@ async function tryGpu(software: boolean): Promise<{ choice?: BackendChoice; prob
   }
   try {
     await startGpu(adapter);
+    if (!softwareGpu()) await tune(tunings);
   } catch (error) {
     if (software) throw error;
     return { problem: `the GPU (${facts.description}) could not be started: ${String(error)}` };
   }
   const reason = software ? "it was asked for" : "the GPU is the fastest there is on this machine";
   return { choice: { name: "webgpu", device: facts.description, reason }, problem: "" };
+}
+
+/** Find out which forms of the kernels are the fastest on this GPU, unless that is known. Under a second. */
+async function tune(tunings?: TuningStore): Promise<void> {
+  const known = await tunings?.load();
+  if (known && useTuning(known)) return;
+  const { measureTuning } = await import("./measureTuning.ts");
+  await tunings?.save(await measureTuning());
 }
 
 /** Threads that compute in WebAssembly, once that is decided. */
