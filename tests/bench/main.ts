@@ -1,7 +1,7 @@
 // `npm run bench`: measure, print, and keep the results as JSON and as a table in RESULTS.md.
 
 import { execFileSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { cpus, totalmem } from "node:os";
 import { join, resolve } from "node:path";
 import { endWith, oneOf, readArguments, UsageError } from "../../src/cli/arguments.ts";
@@ -21,14 +21,14 @@ const ROWS: Row[] = [training, dispatches, peer, steadyState, decoding, products
 
 const HELP = `npm run bench -- [OPTIONS]
 
-Measures the engine against its peers. Prints each result as it comes, and writes all of them to tests/bench/results.json
-and, as a table, into tests/bench/RESULTS.md.
+Measures the engine against its peers. Prints each result as it comes; after each row its results take their places in
+tests/bench/results.json and in the table of tests/bench/RESULTS.md.
 
   --only NAME         one row alone:
 ${ROWS.map(({ name, says }) => `                        ${name.padEnd(12)}${says}`).join("\n")}
   --backend NAME      wasm, webgpu (both in Node), or browser (a Chromium); all if not given
   --quick             fewer shapes and rounds; writes neither file unless --out is given
-  --out FILE          write the JSON there, and leave RESULTS.md alone
+  --out FILE          write the JSON there, and leave both alone
   --help              this
 `;
 
@@ -85,39 +85,58 @@ async function main(): Promise<number> {
     : { description: "not asked for", device: "software" };
   const patience = values.quick
     ? { seconds: 5, leastRounds: 1, mostRounds: 3 }
-    : { seconds: 45, leastRounds: 3, mostRounds: 15 };
+    : { seconds: 20, leastRounds: 3, mostRounds: 15 };
   const browser = !backend || backend === "browser";
-  const results = await runAll(rows, { backends, browser, quick: values.quick, patience, adapter, root });
-  write(results, machine(adapter), values);
+  const bench: Bench = { backends, browser, quick: values.quick, patience, adapter, root };
+  const on = machine(adapter);
+  const results: Result[] = [];
+  for (const row of rows) {
+    const found = await runRow(row, bench);
+    results.push(...found);
+    if (values.out === undefined && !values.quick) keep(found, on);
+  }
+  if (values.out !== undefined) writeFileSync(values.out, json({ machine: on, results }));
   return results.some(({ reached }) => reached === false) ? 3 : 0;
 }
 
-async function runAll(rows: Row[], bench: Bench): Promise<Result[]> {
+async function runRow(row: Row, bench: Bench): Promise<Result[]> {
   const results: Result[] = [];
-  for (const row of rows) {
-    process.stderr.write(`# ${row.name}: ${row.says}\n`);
-    for await (const result of row.run(bench)) {
-      results.push(result);
-      process.stdout.write(`${line(result)}\n`);
-    }
+  process.stderr.write(`# ${row.name}: ${row.says}\n`);
+  for await (const result of row.run(bench)) {
+    results.push(result);
+    process.stdout.write(`${line(result)}\n`);
   }
   return results;
 }
 
-function write(results: Result[], on: Machine, { out, only, quick, backend }: Record<string, unknown>): void {
-  const json = `${JSON.stringify({ machine: on, results }, null, 1)}\n`;
-  if (typeof out === "string") writeFileSync(out, json);
-  if (out !== undefined || only !== undefined || quick || backend !== undefined) return; // A part is no whole.
-  writeFileSync(join(root, "tests", "bench", "results.json"), json);
-  const path = join(root, "tests", "bench", "RESULTS.md");
-  writeFileSync(path, between(readFileSync(path, "utf8"), report(results, on)));
+/** A result with the commit and the day of its measurement: rows are measured one by one. */
+type Kept = Result & { commit: string; date: string };
+
+interface Book {
+  machine: Machine;
+  results: Kept[];
+}
+
+const json = (book: object): string => `${JSON.stringify(book, null, 1)}\n`;
+
+/** Put the results into the place of those that measured the same. */
+function keep(found: Result[], on: Machine): void {
+  const path = join(root, "tests", "bench", "results.json");
+  const old = existsSync(path) ? (JSON.parse(readFileSync(path, "utf8")) as Book).results : [];
+  const same = (a: Result, b: Result) => a.row === b.row && a.what === b.what && a.where === b.where;
+  const others = old.filter((result) => !found.some((fresh) => same(result, fresh)));
+  const fresh = found.map((result): Kept => ({ ...result, commit: on.commit, date: on.date }));
+  const results = ROWS.flatMap(({ name }) => [...others, ...fresh].filter(({ row }) => row === name));
+  writeFileSync(path, json({ machine: on, results }));
+  const table = join(root, "tests", "bench", "RESULTS.md");
+  writeFileSync(table, between(readFileSync(table, "utf8"), report(results, on)));
 }
 
 /** The part of RESULTS.md that is not written by hand. */
-function report(results: Result[], on: Machine): string {
-  const { processor, cores, memoryGb, adapter, node, commit: at, date } = on;
+function report(results: Kept[], { processor, cores, memoryGb, adapter, node }: Machine): string {
+  const times = [...new Set(results.map(({ commit: at, date }) => `${at} (${date})`))].join(", ");
   const parts = [
-    `${processor}, ${cores} cores, ${memoryGb} GB; WebGPU: ${adapter}; Node ${node}; commit ${at}; ${date}.`,
+    `${processor}, ${cores} cores, ${memoryGb} GB; WebGPU: ${adapter}; Node ${node}; commits ${times}.`,
     "Medians, with the quartiles in brackets; contestants interleaved in one run.",
     `### Without a GPU\n\n${table(results.filter(({ device }) => device === "software"))}`,
     `### On a GPU\n\n${table(results.filter(({ device }) => device === "gpu"))}`,
