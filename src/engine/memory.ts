@@ -21,6 +21,11 @@ export function memoryBudgetBytes(): number {
 
 const HEAP_RESERVE_BYTES = 128 * 2 ** 20; // Code, stack, and what a heap loses between tensors.
 
+/** Give back what the device's pool holds and nobody uses: between two stages, whose tensors differ in size. */
+export function giveBackMemory(): void {
+  if (tf.getBackend() === "webgpu") gpuBackend().trimPool();
+}
+
 /** A tensor of this shape without memory. Rehearsals may read it, nothing else. */
 export function phantom(shape: number[], dtype: "float32" | "int32" = "float32"): tf.Tensor {
   const info = tf.getBackend() === "wasm" ? makePhantom(shape, dtype) : gpuBackend().makeTensorInfo(shape, dtype);

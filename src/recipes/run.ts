@@ -6,6 +6,7 @@ import { exampleOf } from "../data/chat.ts";
 import { checkTokenizerFits, openTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { type BackendChoice, TENSORFLOW_VERSION } from "../engine/backend.ts";
 import { nextTask, nextTurn } from "../engine/idle.ts";
+import { giveBackMemory } from "../engine/memory.ts";
 import { askAll } from "../evaluation/answers.ts";
 import { fileSize } from "../evaluation/reportMarkup.ts";
 import { measureLatency } from "../evaluation/latency.ts";
@@ -281,6 +282,7 @@ async function trainStage(
   const trainable = trainedBy(stage, model).reduce((total, { tensor }) => total + tensor.size, 0);
   disposeOptimizer(run.optimizer);
   run.optimizer = null;
+  giveBackMemory();
   done(trainable);
   await checkpoint(run);
 }
