@@ -232,3 +232,10 @@ it("reads f16 whose rows are no multiple of 4", async () => {
     await expectProduct({ M: 5, N: 6, K: 7, tA: false, tB: false, format: "f16" }, variant);
   }
 });
+
+it.each<[Variant, number]>([
+  [{ kind: "split", lanes: 64, rows: 1 }, 70_000],
+  [{ kind: "registers", rows: 1, columns: 4 }, 8 * 70_000],
+])("takes more tiles than a grid axis holds: %j", async (variant, M) => {
+  await expectProduct({ M, N: 1, K: 1, tA: false, tB: false }, variant);
+});
