@@ -85,7 +85,7 @@ async function main(): Promise<number> {
     : { description: "not asked for", device: "software" };
   const patience = values.quick
     ? { seconds: 5, leastRounds: 1, mostRounds: 3 }
-    : { seconds: 20, leastRounds: 3, mostRounds: 15 };
+    : { seconds: 20, leastRounds: 2, mostRounds: 15 };
   const browser = !backend || backend === "browser";
   const bench: Bench = { backends, browser, quick: values.quick, patience, adapter, root };
   const on = machine(adapter);
