@@ -34,6 +34,8 @@ ${ROWS.map(({ name, says }) => `                        ${name.padEnd(12)}${says
 
 const root = resolve(import.meta.dirname, "..", ".."); // Of tests/bench and of its bundle, .cache/bench, alike.
 
+const NO_ADAPTER = "not asked for";
+
 interface Machine {
   processor: string;
   cores: number;
@@ -82,7 +84,7 @@ async function main(): Promise<number> {
   const backends = (["wasm", "webgpu"] as const).filter((name) => !backend || backend === name);
   const adapter: Adapter = backends.includes("webgpu")
     ? await findNodeAdapter()
-    : { description: "not asked for", device: "software" };
+    : { description: NO_ADAPTER, device: "software" };
   const patience = values.quick
     ? { seconds: 5, leastRounds: 1, mostRounds: 3 }
     : { seconds: 20, leastRounds: 2, mostRounds: 15 };
@@ -122,14 +124,18 @@ const json = (book: object): string => `${JSON.stringify(book, null, 1)}\n`;
 /** Put the results into the place of those that measured the same. */
 function keep(found: Result[], on: Machine): void {
   const path = join(root, "tests", "bench", "results.json");
-  const old = existsSync(path) ? (JSON.parse(readFileSync(path, "utf8")) as Book).results : [];
+  const { machine: before, results: old } = existsSync(path)
+    ? (JSON.parse(readFileSync(path, "utf8")) as Book)
+    : { machine: on, results: [] };
+  const adapter = on.adapter === NO_ADAPTER ? before.adapter : on.adapter;
+  const known = { ...on, adapter };
   const same = (a: Result, b: Result) => a.row === b.row && a.what === b.what && a.where === b.where;
   const others = old.filter((result) => !found.some((fresh) => same(result, fresh)));
   const fresh = found.map((result): Kept => ({ ...result, commit: on.commit, date: on.date }));
   const results = ROWS.flatMap(({ name }) => [...others, ...fresh].filter(({ row }) => row === name));
-  writeFileSync(path, json({ machine: on, results }));
+  writeFileSync(path, json({ machine: known, results }));
   const table = join(root, "tests", "bench", "RESULTS.md");
-  writeFileSync(table, between(readFileSync(table, "utf8"), report(results, on)));
+  writeFileSync(table, between(readFileSync(table, "utf8"), report(results, known)));
 }
 
 /** The part of RESULTS.md that is not written by hand. */
