@@ -146,7 +146,7 @@ describe("what the worker cannot do", () => {
       ),
     ).rejects.toMatchObject({
       message: expect.stringMatching(
-        /models\/not-there\/config\.json cannot be read .*Serve Espalier together with its models/,
+        /models\/not-there\/\S+ cannot be read .*Serve Espalier together with its models/,
       ),
     });
     expect(await readRun(await openDatabase(), id)).toMatchObject({ status: "failed" });
