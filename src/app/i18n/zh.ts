@@ -113,7 +113,7 @@ export const zh: Messages = {
     batch: "每步案例数",
     memory: "内存不足时",
     atATime: "一次计算的案例数",
-    recompute: "重新计算各层而不保存中间结果(慢三分之一)",
+    recompute: "重新计算各层而不保存中间结果（慢三分之一）",
     learningRate: "学习率",
     rank: "LoRA 秩",
     alpha: "LoRA alpha",
