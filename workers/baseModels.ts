@@ -9,8 +9,8 @@ export const siteUrl = (): URL => new URL("../", self.location.href);
 /** Rejects with a sentence that names the file which is not to be had. */
 export async function readBaseModel(name: string, site: URL): Promise<ModelFiles> {
   const folder = new URL(`models/${encodeURIComponent(name)}/`, site);
-  const [config, tokenizer, tokenizerConfig, weights] = await Promise.all([
-    json(folder, "config.json"),
+  const config = await json(folder, "config.json"); // First and alone: where there is no model, nothing large is asked for.
+  const [tokenizer, tokenizerConfig, weights] = await Promise.all([
     json(folder, "tokenizer.json"),
     json(folder, "tokenizer_config.json"),
     get(folder, "model.safetensors").then(async (response) => new Uint8Array(await response.arrayBuffer())),

@@ -145,7 +145,9 @@ describe("what the worker cannot do", () => {
         proxy(() => {}),
       ),
     ).rejects.toMatchObject({
-      message: expect.stringMatching(/models\/not-there\/\S+ cannot be read .*Serve Espalier together with its models/),
+      message: expect.stringMatching(
+        /models\/not-there\/config\.json cannot be read .*Serve Espalier together with its models/,
+      ),
     });
     expect(await readRun(await openDatabase(), id)).toMatchObject({ status: "failed" });
     await expect(gpu.createRun({ ...recipe, stages: [] })).rejects.toThrow(/recipe is not usable: stages/);
