@@ -3,6 +3,7 @@
 
 import { WebGPUBackend } from "@tensorflow/tfjs-backend-webgpu";
 import { DeviceLostError } from "./device.ts";
+import { mergeLaunches } from "./mergeLaunches.ts";
 import { BufferRange, type NotedLaunch, PlannedBuffer, rangeOf, type Resource } from "./resources.ts";
 import type * as tf from "./tf.ts";
 
@@ -142,10 +143,17 @@ export class GpuBackend extends WebGPUBackend {
     this.noted = [];
   }
 
+  /** What was noted, in as few launches as can be. */
   endRecording(): NotedLaunch[] {
     const launches = this.noted ?? [];
     this.noted = null;
-    return launches;
+    const { limits } = this.device;
+    return mergeLaunches(launches, {
+      buffers: limits.maxStorageBuffersPerShaderStage,
+      uniforms: this.uniformSlotBytes / 4,
+      workgroupBytes: limits.maxComputeWorkgroupStorageSize,
+      workgroups: limits.maxComputeWorkgroupsPerDimension,
+    });
   }
 
   /** Change a tensor's content in place. */

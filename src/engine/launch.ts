@@ -127,7 +127,7 @@ export function groupsFor(elements: number, threads = THREADS): number {
 }
 
 /** A grid axis holds at most `limit` workgroups; past that the grid gets a second axis, and may get spare workgroups. */
-function fold(workgroups: number, limit: number): [number, number] {
+export function fold(workgroups: number, limit: number): [number, number] {
   const rows = Math.ceil(workgroups / limit);
   if (rows > limit) throw new Error(`launch: ${workgroups} workgroups, more than a grid holds`);
   return [Math.ceil(workgroups / rows), rows];
@@ -249,8 +249,12 @@ function wgsl(kernel: Kernel, types: string[]): string {
   `;
 }
 
+export function uniformCount({ sizes = {}, numbers = {} }: Kernel): number {
+  return Object.keys(sizes).length + Object.keys(numbers).length;
+}
+
 export function hasUniforms(kernel: Kernel): boolean {
-  return Object.keys(kernel.sizes ?? {}).length + Object.keys(kernel.numbers ?? {}).length > 0;
+  return uniformCount(kernel) > 0;
 }
 
 /** Returns the dynamic offsets: one, or none for a kernel without uniforms. */

@@ -3,7 +3,7 @@
 
 import { gpuBackend } from "./device.ts";
 import { note } from "./record.ts";
-import { type NotedLaunch, PlannedBuffer } from "./resources.ts";
+import { type NotedLaunch, PlannedBuffer, type Resource } from "./resources.ts";
 import * as tf from "./tf.ts";
 import { beginRehearsal, endRecording, makePhantom } from "./wasm/heap.ts";
 
@@ -61,16 +61,18 @@ function onHeap(f: () => tf.TensorContainer): number {
 function onGpu(f: () => tf.TensorContainer, phantoms: tf.Tensor[]): number {
   const backend = gpuBackend();
   backend.beginRecording();
+  let results: Resource[] = [];
+  let launches: NotedLaunch[];
   try {
     const { outputs, dispose } = note(f);
-    const results = tf.tensor_util.getTensorsInContainer(outputs).map((tensor) => backend.resourceOf(tensor));
-    const apart = new Set([...results, ...phantoms.map((tensor) => backend.resourceOf(tensor))]);
+    results = tf.tensor_util.getTensorsInContainer(outputs).map((tensor) => backend.resourceOf(tensor));
     dispose();
-    const resultBytes = [...new Set(results)].reduce((sum, { size }) => sum + size, 0);
-    return resultBytes + sharedBytes(backend.noted!, apart);
   } finally {
-    backend.endRecording();
+    launches = backend.endRecording();
   }
+  const apart = new Set([...results, ...phantoms.map((tensor) => backend.resourceOf(tensor))]);
+  const resultBytes = [...new Set(results)].reduce((sum, { size }) => sum + size, 0);
+  return resultBytes + sharedBytes(launches, apart);
 }
 
 /** Bytes of the buffers that planBuffers makes, where there are none yet. */

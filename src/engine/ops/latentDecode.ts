@@ -3,7 +3,7 @@
 // B rows, T tokens, S slots of the cache, H heads, R latent width, N and P the plain and rotary parts of a query or key
 // head, V a value head.
 
-import { allocate, groupsFor, launch, THREADS } from "../launch.ts";
+import { allocate, groupsFor, launch } from "../launch.ts";
 import { defineOp, hasKernel, runOp } from "../op.ts";
 import * as tf from "../tf.ts";
 import { at, cpu, make, run, workspace } from "../wasm/heap.ts";
@@ -125,7 +125,6 @@ defineOp<Attributes & { eps: number }>({
     const [B, T, width] = compressed.shape;
     const [known, half] = cos.shape;
     const lanes = lanesFor(width);
-    const threads = Math.max(lanes, THREADS / 2);
     launch({
       name: "storeLatents",
       source: store(lanes, layout),
@@ -133,8 +132,7 @@ defineOp<Attributes & { eps: number }>({
       writes: { cache },
       sizes: { rows: B * T, T, S: cache.shape[1], R: width - 2 * half, width, half, known },
       numbers: { eps, direction: 1, none: Number.NaN },
-      workgroups: groupsFor(B * T * lanes, threads),
-      threads,
+      workgroups: groupsFor(B * T * lanes),
     });
     return allocate([1]);
   },

@@ -175,13 +175,14 @@ defineOp<Attributes>({
         numbers: { eps },
       });
       if (!dweight) return;
+      const rowLanes = rows <= 1024 ? 8 : 32; // With 64 threads, as most launches have, it can share one of them.
       launch({
         name: "rmsNormWeightGradient",
-        source: WEIGHT_GRADIENT,
+        source: sumOverRows(rowLanes),
         reads: { dy, x, scales },
         writes: { dweight },
         sizes: { rows, stride, width },
-        threads: COLUMNS * ROW_LANES,
+        threads: COLUMNS * rowLanes,
         workgroups: groupsFor(width, COLUMNS),
       });
     });
@@ -191,14 +192,12 @@ defineOp<Attributes>({
 
 /** Threads per row: one where the row is narrow, else a workgroup. */
 export function lanesFor(width: number): number {
-  return width <= 256 ? 1 : 32;
+  return width <= 256 ? 1 : THREADS;
 }
 
 function rowwise(x: tf.TensorInfo, weight: tf.TensorInfo) {
   const { rows, stride, width } = sizesOf(x, weight);
-  const lanes = lanesFor(width);
-  const threads = Math.max(lanes, THREADS / 2);
-  return { sizes: { rows, stride, width }, threads, workgroups: groupsFor(rows * lanes, threads) };
+  return { sizes: { rows, stride, width }, workgroups: groupsFor(rows * lanesFor(width)) };
 }
 
 // Past 65,535 workgroups the grid is folded and has spare ones: they meet the barrier but store nothing.
@@ -247,23 +246,23 @@ const gradient = (lanes: number, besides: "nothing" | "passed" | "rest"): string
   }
 `;
 
-const COLUMNS = 8; // Of the weight, per workgroup; each is added up by this many threads:
-const ROW_LANES = 32;
+const COLUMNS = 8; // Of the weight, per workgroup.
 
-const WEIGHT_GRADIENT = /* wgsl */ `
+/** Each column is added up by so many threads. */
+const sumOverRows = (rowLanes: number): string => /* wgsl */ `
   var<workgroup> partial: array<f32, THREADS>;
   fn main(group: u32, thread: u32) {
     let column = group * ${COLUMNS}u + thread % ${COLUMNS}u;
     var sum = 0.0;
     if (column < u.width) {
-      for (var row = thread / ${COLUMNS}u; row < u.rows; row += ${ROW_LANES}u) {
+      for (var row = thread / ${COLUMNS}u; row < u.rows; row += ${rowLanes}u) {
         sum += dy[row * u.width + column] * x[row * u.stride + column] * scales[row];
       }
     }
     partial[thread] = sum;
     workgroupBarrier();
     if (thread >= ${COLUMNS}u || column >= u.width) { return; }
-    for (var lane = 1u; lane < ${ROW_LANES}u; lane++) { sum += partial[lane * ${COLUMNS}u + thread]; }
+    for (var lane = 1u; lane < ${rowLanes}u; lane++) { sum += partial[lane * ${COLUMNS}u + thread]; }
     dweight[column] = sum;
   }
 `;
