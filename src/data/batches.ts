@@ -2,7 +2,8 @@
 
 // B rows, T tokens a row, M positions that carry loss.
 
-import type { Batch, Example } from "../protocol/data.ts";
+import type { Batch, Example, PackedRows } from "../protocol/data.ts";
+import { type Layout, onePerRow, roundUp, severalPerRow } from "./layout.ts";
 
 export interface BatchShape {
   /** T is rounded up to a multiple of this. */
@@ -15,33 +16,44 @@ export interface BatchShape {
   totalWeight?: number;
   /** Fills short rows; attention never looks at it. Default 0. */
   padId?: number;
+  /** Whether a row may hold several examples, which do not see each other: fewer tokens to compute, the same loss. */
+  packing?: boolean;
 }
 
 /**
- * Put examples side by side. The last token of an example is only ever a target, so a row has one token less.
+ * Put examples into rows. The last token of an example is only ever a target, so it takes one token less.
  *
  * Throws if an example is too long or none carries loss.
  */
 export function makeBatch(examples: Example[], shape: BatchShape): Batch {
   const inputs = examples.map((example) => example.ids.length - 1);
   check(examples, inputs, shape.maxLength);
-  const [rows, length] = [examples.length, roundUp(Math.max(...inputs), shape.lengthMultiple)];
+  const layout = shape.packing
+    ? severalPerRow(inputs, shape.lengthMultiple, shape.maxLength)
+    : onePerRow(inputs, shape.lengthMultiple);
+  const { rows, length } = layout;
+  const begins = layout.places.map(({ row, start }) => row * length + start);
   const ids = new Int32Array(rows * length).fill(shape.padId ?? 0); // [B * T]
-  examples.forEach((example, row) => ids.set(example.ids.subarray(0, inputs[row]), row * length));
+  const lengths = new Int32Array(rows);
+  examples.forEach((example, i) => {
+    ids.set(example.ids.subarray(0, inputs[i]), begins[i]);
+    lengths[layout.places[i].row] += inputs[i];
+  });
 
   const total = shape.totalWeight ?? weightOf(examples);
-  const trained = examples.flatMap((example, row) => trainedTargets(example, row * length));
+  const trained = examples.flatMap((example, i) => trainedTargets(example, begins[i]));
   const places = roundUp(trained.length, shape.positionMultiple); // M
   const batch: Batch = {
     rows,
     length,
     ids,
-    lengths: Int32Array.from(inputs),
+    lengths,
     positions: new Int32Array(places),
     targets: new Int32Array(places),
     weights: new Float32Array(places),
     tokens: inputs.reduce((sum, count) => sum + count, 0),
     trainedTokens: trained.length,
+    ...(shape.packing ? { packed: apart(inputs, layout) } : {}),
   };
   trained.forEach(({ position, target, weight }, place) => {
     batch.positions[place] = position;
@@ -49,6 +61,18 @@ export function makeBatch(examples: Example[], shape: BatchShape): Batch {
     batch.weights[place] = weight / total;
   });
   return batch;
+}
+
+/** What keeps the sequences of a row apart. */
+function apart(sizes: number[], { rows, length, places }: Layout): PackedRows {
+  const positionIds = new Int32Array(rows * length);
+  const starts = Int32Array.from(positionIds, (_, i) => i % length); // Of padding, until a sequence is put there.
+  places.forEach(({ row, start }, i) => {
+    const begin = row * length + start;
+    for (let t = 0; t < sizes[i]; t++) positionIds[begin + t] = t;
+    starts.fill(start, begin, begin + sizes[i]);
+  });
+  return { positionIds, starts };
 }
 
 /** The loss weights of the examples together: what to divide by when several batches make one step. */
@@ -85,8 +109,4 @@ function trainedTargets(example: Example, start: number): { position: number; ta
     if (weight !== 0) targets.push({ position: start + i - 1, target: example.ids[i], weight });
   }
   return targets;
-}
-
-function roundUp(count: number, multiple: number): number {
-  return Math.ceil(count / multiple) * multiple;
 }

@@ -56,10 +56,27 @@ export interface ForwardOptions {
   recompute?: boolean;
 }
 
-/** Hidden states after the final norm. ids: int32 [B, T] -> [B, T, D]. */
-export function hiddenStates(model: Model, ids: tf.Tensor, options: ForwardOptions = {}): tf.Tensor {
-  const positions = rowPositions(ids.shape as [number, number]);
-  return decode(model, takeRows(model.embedTokens, ids), () => ({ positions }), options);
+/** What a model reads. */
+export interface Tokens {
+  ids: tf.Tensor; // int32 [B, T]
+  /** Where rows hold several sequences, which do not see each other. */
+  packed?: {
+    /** Where each token stands in its own sequence, from 0. */
+    positionIds: tf.Tensor; // int32 [B, T]
+    /** The first token of the row that each token may see. */
+    starts: tf.Tensor; // int32 [B, T]
+  };
+}
+
+/** Hidden states after the final norm: [B, T, D]. */
+export function hiddenStates(model: Model, tokens: Tokens, options: ForwardOptions = {}): tf.Tensor {
+  const place = placeOf(tokens);
+  return decode(model, takeRows(model.embedTokens, tokens.ids), () => place, options);
+}
+
+export function placeOf({ ids, packed }: Tokens): Place {
+  if (packed) return { positions: packed.positionIds, starts: packed.starts };
+  return { positions: rowPositions(ids.shape as [number, number]) };
 }
 
 /** 0..T-1 in each of B rows: int32 [B, T]. */
@@ -142,9 +159,8 @@ export function logits(model: Model, h: tf.Tensor): tf.Tensor {
   return headLogits(h, headWeight(model));
 }
 
-/** What a loss is taken over: ids [B, T] and, of the flattened [B*T] rows, those that predict, what and with what weight. */
-export interface LossInput {
-  ids: tf.Tensor; // int32 [B, T]
+/** What a loss is taken over: tokens and, of the flattened [B*T] rows, those that predict, what and with what weight. */
+export interface LossInput extends Tokens {
   positions: tf.Tensor; // int32 [M]
   targets: tf.Tensor; // int32 [M]
   weights: tf.Tensor; // [M]
@@ -152,8 +168,7 @@ export interface LossInput {
 
 /** The weighted sum of -log p(target), in nats; the mean if the weights add up to 1. */
 export function languageModelLoss(model: Model, input: LossInput, options: ForwardOptions = {}): tf.Scalar {
-  const h = hiddenStates(model, input.ids, options);
-  return lossOf(model, h, input);
+  return lossOf(model, hiddenStates(model, input, options), input);
 }
 
 /** The same from hidden states at hand: h is [B, T, D]. */

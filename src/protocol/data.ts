@@ -31,9 +31,10 @@ export interface Example {
 }
 
 /**
- * Sequences of one length side by side, and the positions that carry loss.
+ * Sequences in rows of one length, and the positions that carry loss.
  *
- * B rows of T tokens, padded on the right. M positions carry loss (padded with weight 0 to a few sizes, so that shapes repeat).
+ * B rows of T tokens, padded on the right; a row holds one sequence, or several (`packed`). M positions carry loss (padded
+ * with weight 0 to a few sizes, so that shapes repeat).
  */
 export interface Batch {
   rows: number; // B
@@ -50,4 +51,14 @@ export interface Batch {
   tokens: number;
   /** Positions whose weight is not 0. */
   trainedTokens: number;
+  /** Where rows hold several sequences. */
+  packed?: PackedRows;
+}
+
+/** What keeps the sequences of one row apart. Padding sees itself alone. */
+export interface PackedRows {
+  /** Where each token stands in its own sequence, from 0. */
+  positionIds: Int32Array; // [B * T]
+  /** The first token of the row that each token may see: the beginning of its sequence. */
+  starts: Int32Array; // [B * T]
 }

@@ -19,6 +19,8 @@ export interface MemorySettings {
   length: number;
   /** Tokens of a row that carry loss, at most. */
   trainedTokens: number;
+  /** Whether rows hold several sequences. */
+  packed?: boolean;
   /** Batches that make one step. */
   batches: number;
   recompute: boolean;
@@ -55,7 +57,8 @@ export function planMemory(
   const adapters = settings.rank === null ? [] : attachPhantoms(model, settings.rank);
   const leaves = settings.rank === null ? trainedWeights(model) : adapters;
   const input = phantomInput(settings);
-  const phantoms = [...Object.values(input), ...adapters, ...tensorsOf(model)] as tf.Tensor[];
+  const inputs = tf.tensor_util.getTensorsInContainer(input as unknown as tf.TensorContainer);
+  const phantoms = [...inputs, ...adapters, ...tensorsOf(model)];
   let activationBytes = 0;
   const step = () => {
     const { value, gradients } = valueAndGradients(() => {
@@ -84,7 +87,7 @@ export function planMemory(
     };
   } finally {
     disposeModel(model);
-    tf.dispose(Object.values(input) as tf.Tensor[]);
+    tf.dispose(inputs);
   }
 }
 
@@ -176,13 +179,15 @@ function trainedWeights(model: Model): tf.Tensor[] {
     .map(({ tensor }) => tensor);
 }
 
-function phantomInput({ rows, length, trainedTokens }: MemorySettings): LossInput {
+function phantomInput({ rows, length, trainedTokens, packed }: MemorySettings): LossInput {
   const places = rows * trainedTokens;
+  const perToken = (): tf.Tensor => phantom([rows, length], "int32");
   return {
-    ids: phantom([rows, length], "int32"),
+    ids: perToken(),
     positions: phantom([places], "int32"),
     targets: phantom([places], "int32"),
     weights: phantom([places]),
+    ...(packed && { packed: { positionIds: perToken(), starts: perToken() } }),
   };
 }
 

@@ -8,7 +8,7 @@ import type { ForwardOptions, LossInput, Model } from "../models/decoder.ts";
 import type { Batch } from "../protocol/data.ts";
 import { lossAndGradients } from "./accumulate.ts";
 import { balanceLoads } from "./balance.ts";
-import { lossInput } from "./loss.ts";
+import { lossInput, overwriteInput } from "./loss.ts";
 import type { Optimizer } from "./optimizer.ts";
 
 export interface StepperOptions {
@@ -64,7 +64,7 @@ export function createStepper(model: Model, optimizer: Optimizer, options: Stepp
     { learningRate, active = all, balanceSpeed = 0 }: StepSettings,
   ): Promise<StepResult> {
     const own = await recordingOf(batches, active);
-    own.inputs.forEach((input, i) => feed(input, batches[i]));
+    own.inputs.forEach((input, i) => overwriteInput(input, batches[i]));
     overwrite(own.rates, adamWRates(learningRate, optimizer.step + 1, optimizer.settings));
     overwrite(own.speed, Float32Array.of(balanceSpeed));
     const next = optimizer.step + 1;
@@ -85,8 +85,7 @@ export function createStepper(model: Model, optimizer: Optimizer, options: Stepp
   }
 
   async function recordingOf(batches: Batch[], active: boolean[]): Promise<RecordedStep> {
-    const shapes = batches.map(({ rows, length, positions }) => `${rows} ${length} ${positions.length}`);
-    const key = `${shapes.join()} ${active.map(Number).join("")}`;
+    const key = `${batches.map(shapeOf).join()} ${active.map(Number).join("")}`;
     const own = recorded.get(key) ?? (await recordStep(model, optimizer, batches, active, options));
     recorded.delete(key);
     recorded.set(key, own); // Last in order: used latest.
@@ -106,11 +105,9 @@ export function createStepper(model: Model, optimizer: Optimizer, options: Stepp
   return { step, dispose };
 }
 
-function feed(input: LossInput, batch: Batch): void {
-  overwrite(input.ids, batch.ids);
-  overwrite(input.positions, batch.positions);
-  overwrite(input.targets, batch.targets);
-  overwrite(input.weights, batch.weights);
+/** What a recording of a batch's step can be used for again: batches alike in this. */
+export function shapeOf({ rows, length, positions, packed }: Batch): string {
+  return `${rows} ${length} ${positions.length}${packed ? " packed" : ""}`;
 }
 
 async function recordStep(

@@ -78,7 +78,7 @@ async function oursOf(config: DeepSeekConfig, tuning: Tuning): Promise<Counts> {
     return [value, ...gradients];
   };
   const counts = {
-    forward: await replayed(() => hiddenStates(model, input.ids)),
+    forward: await replayed(() => hiddenStates(model, input)),
     gradients: await replayed(gradientsOf(() => languageModelLoss(model, input), leaves)),
     loss: await replayed(gradientsOf(() => lossOf(model, h, input), headLeaves)),
   };

@@ -1,7 +1,8 @@
 import * as fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { makeBatch, weightOf } from "../../src/data/batches.ts";
-import type { Example } from "../../src/protocol/data.ts";
+import { severalPerRow } from "../../src/data/layout.ts";
+import type { Batch, Example } from "../../src/protocol/data.ts";
 
 const SHAPE = { lengthMultiple: 4, positionMultiple: 8, maxLength: 16 };
 
@@ -62,6 +63,46 @@ describe("a batch", () => {
     );
   });
 
+  it("of packed rows keeps the examples apart, and has the same targets with the same weights", () => {
+    expect(
+      makeBatch([example([5, 6, 7, 8], [0, 1, 1, 1]), example([5, 4, 1], [0, 0, 3]), example([9, 9], [0, 2])], {
+        ...SHAPE,
+        packing: true,
+      }),
+    ).toEqual({
+      rows: 2,
+      length: 4,
+      ids: Int32Array.of(5, 6, 7, 0, 5, 4, 9, 0),
+      lengths: Int32Array.of(3, 3),
+      positions: Int32Array.of(0, 1, 2, 5, 6, 0, 0, 0),
+      targets: Int32Array.of(6, 7, 8, 1, 9, 0, 0, 0),
+      weights: Float32Array.of(0.125, 0.125, 0.125, 0.375, 0.25, 0, 0, 0),
+      tokens: 6,
+      trainedTokens: 5,
+      packed: { positionIds: Int32Array.of(0, 1, 2, 0, 0, 1, 0, 0), starts: Int32Array.of(0, 0, 0, 3, 0, 0, 2, 3) },
+    });
+    fc.assert(
+      fc.property(examples.filter(carryLoss), (all) => {
+        const [batch, padded] = [makeBatch(all, { ...SHAPE, packing: true }), makeBatch(all, SHAPE)];
+        const { rows, length, ids, positions, packed } = batch;
+        const { positionIds, starts } = packed!;
+        expect([length % 4, ids.length, positions.length]).toEqual([0, rows * length, padded.positions.length]);
+        expect(length).toBeLessThanOrEqual(16);
+        expect(rows * length).toBeLessThanOrEqual(padded.rows * padded.length);
+        expect([batch.tokens, batch.targets, batch.weights]).toEqual([padded.tokens, padded.targets, padded.weights]);
+        // What a predicting token sees is its own example up to there, at the positions that it has alone.
+        const seen = ({ positions: own, trainedTokens }: Batch, from: (at: number) => number, of: Batch) =>
+          [...own.subarray(0, trainedTokens)].map((at) => [...of.ids.subarray(from(at), at + 1)]);
+        const beginOf = (at: number) => at - (at % length) + starts[at];
+        expect(seen(batch, beginOf, batch)).toEqual(seen(padded, (at) => at - (at % padded.length), padded));
+        starts.forEach((start, at) => {
+          if (at % length > 0) expect(start).toBeGreaterThanOrEqual(starts[at - 1]);
+          expect(positionIds[at]).toBe((at % length) - start);
+        });
+      }),
+    );
+  });
+
   it("weighs its share when one step has several batches", () => {
     fc.assert(
       fc.property(examples.filter(carryLoss), examples.filter(carryLoss), (one, other) => {
@@ -82,5 +123,18 @@ describe("a batch", () => {
     [[example(ones(18), ones(18))], /Example 0 has 17 tokens and a row holds 16/],
   ])("is refused for %j", (all: Example[], message) => {
     expect(() => makeBatch(all, SHAPE)).toThrow(message);
+  });
+});
+
+describe("sequences that share rows", () => {
+  it("take as few tokens as can be found, in more rows where that costs nothing", () => {
+    expect(severalPerRow([4, 4, 4, 4], 4, 16)).toEqual({
+      rows: 4,
+      length: 4,
+      places: [0, 1, 2, 3].map((row) => ({ row, start: 0 })),
+    });
+    expect(severalPerRow([9, 3, 5, 2], 4, 16)).toMatchObject({ rows: 2, length: 12 });
+    expect(severalPerRow([5, 5, 2], 4, 16)).toMatchObject({ rows: 1, length: 12 });
+    expect(severalPerRow([5, 5, 2], 4, 8)).toMatchObject({ rows: 2, length: 8 });
   });
 });

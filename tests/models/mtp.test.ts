@@ -59,7 +59,7 @@ async function lossAndGradients(backend: "cpu" | "wasm", loss: typeof mtpLoss): 
   const results = tf.tidy(() => {
     const batch = input(tinyIds(model, [T, T]));
     const { value, gradients } = valueAndGradients(
-      () => loss(model, hiddenStates(model, batch.ids), batch),
+      () => loss(model, hiddenStates(model, batch), batch),
       leaves.map(({ tensor }) => tensor),
     );
     const entries = leaves.map(({ name }, i) => [name, gradients[i].dataSync().slice()] as const);
@@ -95,7 +95,7 @@ it("the multi-token prediction loss does not see past the next token, and the ma
       return loss({ ...rest, ids: tf.tensor2d(rows, undefined, "int32"), ...first }).dataSync()[0];
     });
   const changed = (t: number) => ids.map((row) => row.map((id, i) => (i === t ? (id + 1) % 37 : id)));
-  const twoAhead = (batch: LossInput) => mtpLoss(model, hiddenStates(model, batch.ids), batch);
+  const twoAhead = (batch: LossInput) => mtpLoss(model, hiddenStates(model, batch), batch);
   expect(at(twoAhead, changed(2))).toBe(at(twoAhead, ids)); // Position 0 sees tokens 0 and 1.
   expect(at(twoAhead, changed(1))).not.toBe(at(twoAhead, ids));
   expect(at((batch) => languageModelLoss(model, batch), ids)).toBe(at((batch) => languageModelLoss(plain, batch), ids));
@@ -106,7 +106,7 @@ it("the multi-token prediction loss does not see past the next token, and the ma
 function anyLoss(model: Model): number {
   return tf.tidy(() => {
     const batch = input(tinyIds(model, [T, T]));
-    return mtpLoss(model, hiddenStates(model, batch.ids), batch).dataSync()[0];
+    return mtpLoss(model, hiddenStates(model, batch), batch).dataSync()[0];
   });
 }
 

@@ -78,7 +78,7 @@ async function pair(family: Family, storage: Storage, mostBytes = 2 ** 31): Prom
 /** The logits of all tokens, then the loss's gradient by every adapter. */
 async function results(model: Model): Promise<Float32Array[]> {
   const outputs = tf.tidy(() => {
-    const h = hiddenStates(model, tf.tensor2d(tinyIds(model, [7, 7]), undefined, "int32"));
+    const h = hiddenStates(model, { ids: tf.tensor2d(tinyIds(model, [7, 7]), undefined, "int32") });
     const scores = logits(model, h.reshape([-1, h.shape[2]!]));
     const input = lossInput(tinyBatch(model));
     const leaves = loraTensors(model).map(({ tensor }) => tensor);

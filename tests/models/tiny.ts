@@ -100,7 +100,7 @@ export function attachRandomLora(model: Model, rank = 3, targets?: string[]): vo
 /** Logits of every token: [B*T, V]. */
 export function logitsOf(model: Model, ids: number[][]): Float32Array {
   return tf.tidy(() => {
-    const h = hiddenStates(model, tf.tensor2d(ids, undefined, "int32"));
+    const h = hiddenStates(model, { ids: tf.tensor2d(ids, undefined, "int32") });
     return logits(model, h.reshape([-1, h.shape[2]!])).dataSync() as Float32Array;
   });
 }

@@ -26,13 +26,13 @@ const SETTINGS: MemorySettings = {
 };
 
 const MODELS = [
-  ["deepseek", null, false],
-  ["deepseek", 4, true],
-  ["qwen2", null, true],
-  ["qwen2", 4, false],
+  ["deepseek", null, false, false],
+  ["deepseek", 4, true, true],
+  ["qwen2", null, true, false],
+  ["qwen2", 4, false, true],
 ] as const;
 
-function batchOf({ rows, length, trainedTokens }: MemorySettings): Batch {
+function batchOf({ rows, length, trainedTokens, packed }: MemorySettings): Batch {
   const places = rows * trainedTokens;
   return {
     rows,
@@ -44,6 +44,12 @@ function batchOf({ rows, length, trainedTokens }: MemorySettings): Batch {
     weights: new Float32Array(places).fill(1 / places),
     tokens: rows * length,
     trainedTokens: places,
+    ...(packed && {
+      packed: {
+        positionIds: Int32Array.from({ length: rows * length }, (_, i) => i % (length / 2)),
+        starts: Int32Array.from({ length: rows * length }, (_, i) => (i % length < length / 2 ? 0 : length / 2)),
+      },
+    }),
   };
 }
 
@@ -65,7 +71,7 @@ async function recordedBytes(config: ModelConfig, settings: MemorySettings): Pro
   const packed = optimizer.state.packs.reduce((sum, { gradients }) => sum + 4 * gradients.size, 0);
   const bytes = recording.bytes + packed;
   recording.dispose();
-  tf.dispose([rates, ...Object.values(input)] as tf.Tensor[]);
+  tf.dispose([rates, input as unknown as tf.TensorContainer]);
   disposeOptimizer(optimizer);
   disposeModel(model);
   return bytes;
@@ -78,10 +84,10 @@ describe.each(["wasm", "webgpu"] as const)("a plan on %s", (backend) => {
   useBackend(backend);
 
   it.each(MODELS)(
-    "of %s, adapters of rank %s, recomputed %s, is what is then taken",
-    async (family, rank, recompute) => {
+    "of %s, adapters of rank %s, recomputed %s, rows of several sequences %s, is what is then taken",
+    async (family, rank, recompute, packed) => {
       const config = tinyConfig(family, { num_hidden_layers: 5 });
-      const settings = { ...SETTINGS, rank, recompute };
+      const settings = { ...SETTINGS, rank, recompute, packed };
       await expectNoLeak(async () => {
         const plan = planMemory(config, settings);
         const recorded = await recordedBytes(config, settings);
