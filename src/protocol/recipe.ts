@@ -36,6 +36,8 @@ const training = {
   atATime: v.optional(count(1, 1024)),
   /** Compute layers again on the way back instead of remembering them: less memory, a third more work. */
   recompute: v.optional(v.boolean()),
+  /** Put several cases into one row: less padding to compute, and the step stays the same. */
+  packing: v.optional(v.boolean()),
 };
 
 const lora = {

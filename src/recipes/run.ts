@@ -250,7 +250,7 @@ async function trainStage(
     run.tokenizer,
     run.open.study.train,
     modeOf,
-    { size: stage.batch, atATime: stage.atATime ?? stage.batch },
+    { size: stage.batch, atATime: stage.atATime ?? stage.batch, packing: stage.packing ?? false },
     longest(model),
     // The chains and their control see the same cases in the same order.
     recipe.seed + state.stage,
@@ -290,13 +290,14 @@ async function trainStage(
 /** Tell what the stage takes of the device's memory. Throws with what to change where that is more than there is. */
 function planStage({ model, host, state }: Run, stage: RecoverStage | ChainsStage | SftStage, batches: Batch[]): void {
   if (state.report.environment.backend === "cpu") return; // Plain JavaScript; nobody waits for a large model there.
-  const [{ rows, length, positions }] = batches;
+  const [{ rows, length, positions, packed }] = batches;
   const { plan, changes } = adviseMemory(model.config, {
     storage: "f32",
     rank: "rank" in stage ? stage.rank : null,
     rows,
     length,
     trainedTokens: Math.ceil(positions.length / rows),
+    packed: packed !== undefined,
     batches: batches.length,
     recompute: stage.recompute ?? false,
   });

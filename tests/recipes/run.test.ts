@@ -42,7 +42,7 @@ const RECIPES = {
   ]),
   "learns chains, merges them, and unfreezes layer by layer": recipeOf("unfreeze", [
     { kind: "chains", steps: 1, ...training, ...adapter, control: false },
-    { kind: "sft", method: "unfreeze", steps: 3, ...training },
+    { kind: "sft", method: "unfreeze", steps: 3, ...training, packing: true },
   ]),
 };
 

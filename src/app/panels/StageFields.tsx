@@ -99,10 +99,10 @@ export function StageFields({ stage, disabled, onChange }: StageFieldsProps) {
 }
 
 function withMethod(
-  { steps, batch, learningRate, atATime, recompute }: SftStage,
+  { steps, batch, learningRate, atATime, recompute, packing }: SftStage,
   method: SftStage["method"],
 ): SftStage {
-  const training = { kind: "sft", steps, batch, learningRate, atATime, recompute } as const;
+  const training = { kind: "sft", steps, batch, learningRate, atATime, recompute, packing } as const;
   return method === "lora" ? { ...training, method, rank: 16, alpha: 32 } : { ...training, method };
 }
 
@@ -141,7 +141,7 @@ function TrainingFields({ stage, disabled, onChange }: StageFieldsProps<Training
   );
 }
 
-/** What makes a step take less memory and leaves its result alone. */
+/** What makes a step take less memory or time and leaves its result alone. */
 function MemoryFields({ stage, disabled, onChange }: StageFieldsProps<TrainingStage>) {
   const t = useMessages();
   return (
@@ -161,6 +161,12 @@ function MemoryFields({ stage, disabled, onChange }: StageFieldsProps<TrainingSt
           checked={stage.recompute ?? false}
           disabled={disabled}
           onChange={(recompute) => onChange({ ...stage, recompute: recompute || undefined })}
+        />
+        <CheckField
+          label={t.stage.packing}
+          checked={stage.packing ?? false}
+          disabled={disabled}
+          onChange={(packing) => onChange({ ...stage, packing: packing || undefined })}
         />
       </div>
     </details>
