@@ -99,9 +99,9 @@ const USUAL = Object.fromEntries(SHAPE_CLASSES.map((name) => [name, candidates(n
 
 /** Much work for each load; less of it where the text is long, because software GPUs take long to compile. */
 function softwareVariant(backend: GpuBackend, { M, N }: Shape, loops: number): Variant {
-  const columns = loops === 1 && M >= 64 && N >= 64 ? 8 : 4;
-  if (M < 4) return { kind: "registers", rows: M > 1 ? 2 : 1, columns: 4 };
-  return { kind: hasQuads(backend) ? "quads" : "registers", rows: M >= 32 ? 8 : 4, columns };
+  if (M <= 4) return { kind: "registers", rows: M > 2 ? 4 : M, columns: 4 };
+  if (hasQuads(backend)) return { kind: "quads", rows: 4, columns: 4 };
+  return { kind: "registers", rows: M >= 32 ? 8 : 4, columns: loops === 1 && M >= 64 && N >= 64 ? 8 : 4 };
 }
 
 /** Whether subgroups are of four threads and kernels can use them. */

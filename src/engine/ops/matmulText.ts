@@ -9,8 +9,8 @@ import { lines } from "../wgsl.ts";
  * How the threads of a workgroup share a product. Rows and columns are those of c that one thread computes.
  *
  * registers: 8 x 8 threads, each straight from memory: no barrier, which software GPUs are slow at.
- * quads: the same, the rows (a multiple of 4) read by four threads for each other: where a subgroup is four threads in a
- * row, as on software GPUs, whose loads cost as much as some ten multiplications.
+ * quads: 4 x 4 subgroups of four threads, each of which reads its rows and its columns, passes its rows round and so meets
+ * those of all four: few loads, of which one takes software GPUs as long as some fifteen multiplications.
  * shared: a tile of `down` x `across` threads, its operands brought to workgroup memory `depth` of K at a time.
  * split: 64 threads in `lanes` groups that take turns along K and add up at the end: for a c with few rows or few elements.
  */
@@ -63,7 +63,8 @@ export function threadsOf(variant: Variant): number {
 /** Rows and columns of c that a workgroup computes. */
 export function tileOf(variant: Variant): [number, number] {
   const { rows } = variant;
-  if (variant.kind === "registers" || variant.kind === "quads") return [8 * rows, 8 * variant.columns];
+  if (variant.kind === "registers") return [8 * rows, 8 * variant.columns];
+  if (variant.kind === "quads") return [16 * rows, 16 * variant.columns];
   if (variant.kind === "shared") return [variant.down * rows, variant.across * variant.columns];
   return [rows, (64 / variant.lanes) * 4];
 }
@@ -79,12 +80,14 @@ export function productsText(products: ProductText[], variant: Variant): string 
       var<workgroup> tileB: array<vec4<f32>, ${(columns * depth) / 4}>;`,
     split: `var<workgroup> parts: array<vec4<f32>, ${64 * rows}>;`,
   };
-  const body = { registers: registersText, quads: registersText, shared: sharedText, split: splitText }[
-    variant.kind
-  ] as (product: ProductText, p: number, variant: Variant) => string;
+  const body = { registers: registersText, quads: quadsText, shared: sharedText, split: splitText }[variant.kind] as (
+    product: ProductText,
+    p: number,
+    variant: Variant,
+  ) => string;
   return /* wgsl */ `
     ${memory[variant.kind]}
-    ${products.map((product, p) => product.terms.map((term, t) => readers(term, p, `${p}_${t}`, variant.kind === "quads")).join("")).join("")}
+    ${products.map((product, p) => product.terms.map((term, t) => readers(term, p, `${p}_${t}`)).join("")).join("")}
     ${products.map(finishText).join("")}
     ${products.map((product, p) => body(product, p, variant)).join("")}
     fn main(group: u32, thread: u32) {
@@ -107,55 +110,55 @@ const FOUR = [0, 1, 2, 3];
 const select4 = (part: (q: number) => string): string => FOUR.map(part).join(", ");
 
 /** Functions a{id} and b{id} for the two operands of a term. */
-function readers({ a, b, wholeK }: TermText, p: number, id: string, quads = false): string {
-  return reader(a, `a${id}`, `u.M${p}`, `u.K${id}`, wholeK, quads) + reader(b, `b${id}`, `u.N${p}`, `u.K${id}`, wholeK);
+function readers({ a, b, wholeK }: TermText, p: number, id: string): string {
+  return reader(a, `a${id}`, `u.M${p}`, `u.K${id}`, wholeK) + reader(b, `b${id}`, `u.N${p}`, `u.K${id}`, wholeK);
 }
 
 /**
  * {name}(i, k): element (i + column, k + row) of the operand in each row and column of a 4 x 4 matrix; {name}row(i, k):
  * four elements along K. i past the end gives what stands before it, k past the end gives zeros.
+ *
+ * {name}block({name}at(i), k, size) is {name}(i, k) for a k below K, with what does not depend on k taken out of loops:
+ * software GPUs would compute it again each time.
  */
-function reader(operand: Operand, name: string, size: string, K: string, wholeK: boolean, quads = false): string {
-  const inside = (q: number | string, value: string, zero: string) =>
-    wholeK ? value : `select(${zero}, ${value}, k + ${typeof q === "string" ? q : `${q}u`} < ${K})`;
-  const step = (q: number | string) => (typeof q === "string" ? q : `${q}u`);
-  const at = (q: number | string) => (wholeK ? `(k + ${step(q)})` : `min(k + ${step(q)}, ${K} - 1u)`);
-  const single = (q: number) => {
-    const index = operand.alongK ? `start + ${at(q)}` : `start + ${at(q)} * ${size} + min(i, ${size} - 1u)`;
-    return inside(q, `${name}one(${index})`, "0.0");
+function reader(operand: Operand, name: string, size: string, K: string, wholeK: boolean): string {
+  const inside = (q: number, value: string, zero: string) =>
+    wholeK ? value : `select(${zero}, ${value}, k + ${q}u < ${K})`;
+  const at = (q: number) => (wholeK ? `(k + ${q}u)` : `min(k + ${q}u, ${K} - 1u)`);
+  const along = (start: string) => {
+    if (operand.aligned) return `${name}four(${start} + k)`;
+    return `vec4<f32>(${select4((q) => inside(q, `${name}one(${start} + ${at(q)})`, "0.0"))})`;
   };
-  const across = (q: number | string) => {
-    const row = `start + ${at(q)} * ${size}`;
+  const across = (q: number) => {
+    const row = `${at(q)} * size`;
     const value = operand.aligned
-      ? `${name}four(${row} + min(i, ${size} - 4u))`
-      : `vec4<f32>(${select4((j) => `${name}one(${row} + min(i + ${j}u, ${size} - 1u))`)})`;
+      ? `${name}four(start.x + ${row})`
+      : `vec4<f32>(${select4((j) => `${name}one(start[${j}] + ${row})`)})`;
     return inside(q, value, "vec4<f32>()");
   };
-  const start = operand.alongK ? `u.${name}Start + min(i, ${size} - 1u) * ${K}` : `u.${name}Start`;
-  const row = operand.alongK && operand.aligned ? `${name}four(start + k)` : `vec4<f32>(${select4(single)})`;
-  const block = operand.alongK
-    ? `return transpose(mat4x4<f32>(${select4((q) => `${name}row(i + ${q}u, k)`)}));`
-    : `let start = ${start}; return mat4x4<f32>(${select4(across)});`;
-  const quadText = /* wgsl */ `
-    @diagnostic(off, subgroup_uniformity) // Its four lanes are there together or not at all.
-    fn ${name}quad(i: u32, k: u32, lane: u32) -> mat4x4<f32> {
-      ${operand.alongK ? "" : `let start = ${start};`}
-      let own = ${operand.alongK ? `${name}row(i + lane, k)` : across("lane")};
-      return ${operand.alongK ? "transpose" : ""}(mat4x4<f32>(${select4((q) => `subgroupBroadcast(own, ${q}u)`)}));
-    }
-  `;
+  const single = (q: number) => inside(q, `${name}one(start + ${at(q)} * ${size})`, "0.0");
+  const last = !operand.alongK && operand.aligned ? 4 : 1;
+  const places = `min(vec4<u32>(i) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(${size} - ${last}u))`;
+  const place = `u.${name}Start + min(i, ${size} - 1u)`;
   return /* wgsl */ `
     ${elements(operand, name)}
     fn ${name}row(i: u32, k: u32) -> vec4<f32> {
       if (k >= ${K}) { return vec4<f32>(); }
-      let start = ${start};
-      return ${row};
+      let start = ${place}${operand.alongK ? ` * ${K}` : ""};
+      return ${operand.alongK ? along("start") : `vec4<f32>(${select4(single)})`};
+    }
+    fn ${name}at(i: u32) -> vec4<u32> { return u.${name}Start + ${places}${operand.alongK ? ` * ${K}` : ""}; }
+    fn ${name}block(start: vec4<u32>, k: u32, size: u32) -> mat4x4<f32> {
+      return ${
+        operand.alongK
+          ? `transpose(mat4x4<f32>(${select4((j) => along(`start[${j}]`))}))`
+          : `mat4x4<f32>(${select4(across)})`
+      };
     }
     fn ${name}(i: u32, k: u32) -> mat4x4<f32> {
       if (k >= ${K}) { return mat4x4<f32>(); }
-      ${block}
+      return ${name}block(${name}at(i), k, ${size});
     }
-    ${quads ? quadText : ""}
   `;
 }
 
@@ -217,44 +220,94 @@ const sums = (rows: number, vectors: number): string =>
 const addStep = (rows: number, vectors: number, a: (i: number) => string, b: (v: number) => string): string =>
   lines(rows, (i) => lines(vectors, (v) => `c${i}_${v} += ${a(i)} * ${b(v)};`));
 
-/** Statements that read blocks at k and add their products to the sums. `row` and `column` give where a group begins. */
-function addBlocks(
-  id: string,
-  rows: number,
-  vectors: number,
-  row: (group: number) => string,
-  column: (v: number) => string,
-  quads = false,
-): string {
+/** Where a thread reads: `row` and `column` give where a group of four begins. */
+interface Place {
+  rows: number;
+  vectors: number;
+  row: (group: number) => string;
+  column: (v: number) => string;
+}
+
+/** Statements around a loop over k, which `loop` is, that read at k and add the products to the sums. */
+function addBlocks(p: number, t: number, loop: string, { rows, vectors, row, column }: Place): string {
+  const id = `${p}_${t}`;
   const single = rows < 4; // Then a row at a time, so that none is read in vain.
-  const loads = single
-    ? lines(rows, (i) => `let x${i} = a${id}row(${row(0)} + ${i}u, k);`)
-    : lines(rows / 4, (g) => `let x${g} = a${id}${quads ? "quad" : ""}(${row(g)}, k${quads ? ", thread % 4u" : ""});`);
+  const groups = single ? 0 : rows / 4;
   const a = (q: number) => (i: number) => (single ? `x${i}[${q}]` : `x${Math.floor(i / 4)}[${q}][${i % 4}]`);
-  return /* wgsl */ `
-    ${loads}
-    ${lines(vectors, (v) => `let y${v} = b${id}(${column(v)}, k);`)}
-    ${lines(4, (q) => addStep(rows, vectors, a(q), (v) => `y${v}[${q}]`))}
-  `;
+  return /* wgsl */ `{
+    ${lines(groups, (g) => `let a${g} = a${id}at(${row(g)});`)}
+    ${lines(vectors, (v) => `let b${v} = b${id}at(${column(v)});`)}
+    let M = u.M${p};
+    let N = u.N${p};
+    ${loop} {
+      ${single ? lines(rows, (i) => `let x${i} = a${id}row(${row(0)} + ${i}u, k);`) : ""}
+      ${lines(groups, (g) => `let x${g} = a${id}block(a${g}, k, M);`)}
+      ${lines(vectors, (v) => `let y${v} = b${id}block(b${v}, k, N);`)}
+      ${lines(4, (q) => addStep(rows, vectors, a(q), (v) => `y${v}[${q}]`))}
+    }
+  }`;
 }
 
 function registersText({ terms }: ProductText, p: number, variant: Variant): string {
-  const { rows, columns, kind } = variant as Variant & { kind: "registers" | "quads" };
-  const quads = kind === "quads";
+  const { rows, columns } = variant as Variant & { kind: "registers" };
   const vectors = columns / 4;
-  const row = (g: number) => `row + ${4 * g}u`;
-  const column = (v: number) => `column + ${4 * v}u`;
-  const loop = (_: TermText, t: number) => /* wgsl */ `
-    for (var k = 0u; k < u.K${p}_${t}; k += 4u) { ${addBlocks(`${p}_${t}`, rows, vectors, row, column, quads)} }
-  `;
+  const place: Place = { rows, vectors, row: (g) => `row + ${4 * g}u`, column: (v) => `column + ${4 * v}u` };
   return /* wgsl */ `
     fn product${p}(tile: u32, thread: u32) {
       let row = (tile / u.across${p}) * ${8 * rows}u + (thread / 8u) * ${rows}u;
       let column = (tile % u.across${p}) * ${8 * columns}u + (thread % 8u) * ${columns}u;
-      if (row >= u.M${p} || column ${quads ? `- (thread % 4u) * ${columns}u ` : ""}>= u.N${p}) { return; }
+      if (row >= u.M${p} || column >= u.N${p}) { return; }
       ${sums(rows, vectors)}
+      ${terms.map((_, t) => addBlocks(p, t, `for (var k = 0u; k < u.K${p}_${t}; k += 4u)`, place)).join("")}
+      ${lines(rows, (i) => lines(vectors, (v) => `finish${p}(row + ${i}u, ${place.column(v)}, c${i}_${v});`))}
+    }
+  `;
+}
+
+/** What a thread of four gets from the one whose number differs from its own in the bits of d. */
+const PASSED = ["", "quadSwapX", "quadSwapY", "quadSwapDiagonal"];
+
+// In the sums c{d}i_v a thread has the products of its own columns with row i of the thread whose number is its own ^ d.
+function quadsText({ terms }: ProductText, p: number, variant: Variant): string {
+  const { rows, columns } = variant as Variant & { kind: "quads" };
+  const [groups, vectors] = [rows / 4, columns / 4];
+  const passed = (pass: string, g: number) => `mat4x4<f32>(${select4((q) => `${pass}(x${g}[${q}])`)})`;
+  const add = (pass: string, d: number) => /* wgsl */ `{
+    ${lines(groups, (g) => `let z${g} = ${passed(pass, g)};`)}
+    ${lines(rows, (i) =>
+      lines(vectors, (v) => lines(4, (q) => `c${d}${i}_${v} += z${Math.floor(i / 4)}[${q}][${i % 4}] * y${v}[${q}];`)),
+    )}
+  }`;
+  const loop = (_: TermText, t: number) => /* wgsl */ `{
+    ${lines(groups, (g) => `let a${g} = a${p}_${t}at(top + lane * ${rows}u + ${4 * g}u);`)}
+    ${lines(vectors, (v) => `let b${v} = b${p}_${t}at(column + ${4 * v}u);`)}
+    let K = u.K${p}_${t};
+    for (var k = 0u; k < K; k += 4u) {
+      ${lines(groups, (g) => `let x${g} = a${p}_${t}block(a${g}, k, M);`)}
+      ${lines(vectors, (v) => `let y${v} = b${p}_${t}block(b${v}, k, N);`)}
+      ${PASSED.map(add).join("")}
+    }
+  }`;
+  return /* wgsl */ `
+    @diagnostic(off, subgroup_uniformity) // The four are there together or not at all.
+    fn product${p}(tile: u32, thread: u32) {
+      let M = u.M${p};
+      let N = u.N${p};
+      let lane = thread % 4u;
+      let top = (tile / u.across${p}) * ${16 * rows}u + (thread / 16u) * ${4 * rows}u;
+      let left = (tile % u.across${p}) * ${16 * columns}u + (thread / 4u % 4u) * ${4 * columns}u;
+      if (top >= M || left >= N) { return; }
+      let column = left + lane * ${columns}u;
+      ${PASSED.map((_, d) => sums(rows, vectors).replaceAll("var c", `var c${d}`)).join("")}
       ${terms.map(loop).join("")}
-      ${lines(rows, (i) => lines(vectors, (v) => `finish${p}(row + ${i}u, ${column(v)}, c${i}_${v});`))}
+      ${PASSED.map((_, d) =>
+        lines(rows, (i) =>
+          lines(
+            vectors,
+            (v) => `finish${p}(top + (lane ^ ${d}u) * ${rows}u + ${i}u, column + ${4 * v}u, c${d}${i}_${v});`,
+          ),
+        ),
+      ).join("")}
     }
   `;
 }
@@ -315,17 +368,8 @@ function splitText({ terms }: ProductText, p: number, variant: Variant): string 
   const [lane, place] = terms[0].b.alongK
     ? [`thread % ${lanes}u`, `thread / ${lanes}u`]
     : [`thread / ${across}u`, `thread % ${across}u`];
-  const loop = (_: TermText, t: number) => /* wgsl */ `
-    for (var k = 4u * lane; k < u.K${p}_${t}; k += ${4 * lanes}u) {
-      ${addBlocks(
-        `${p}_${t}`,
-        rows,
-        1,
-        (g) => `top + ${4 * g}u`,
-        () => "left + 4u * place",
-      )}
-    }
-  `;
+  const own: Place = { rows, vectors: 1, row: (g) => `top + ${4 * g}u`, column: () => "left + 4u * place" };
+  const step = (t: number) => `for (var k = 4u * lane; k < u.K${p}_${t}; k += ${4 * lanes}u)`;
   return /* wgsl */ `
     fn product${p}(tile: u32, thread: u32) {
       let top = (tile / u.across${p}) * ${rows}u;
@@ -333,7 +377,7 @@ function splitText({ terms }: ProductText, p: number, variant: Variant): string 
       let lane = ${lane};
       let place = ${place};
       ${sums(rows, 1)}
-      ${terms.map(loop).join("")}
+      ${terms.map((_, t) => addBlocks(p, t, step(t), own)).join("")}
       ${lines(rows, (i) => `parts[(${i * across}u + place) * ${lanes}u + lane] = c${i}_0;`)}
       workgroupBarrier();
       for (var own = thread; own < ${rows * across}u; own += THREADS) {

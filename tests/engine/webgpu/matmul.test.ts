@@ -32,7 +32,6 @@ const short: Variant[] = [
 ];
 const long: Variant[] = [
   { kind: "registers", rows: 8, columns: 8 },
-  { kind: "quads", rows: 8, columns: 8 },
   { kind: "shared", down: 16, across: 16, rows: 4, columns: 4, depth: 16 },
   { kind: "shared", down: 16, across: 16, rows: 8, columns: 4, depth: 16 },
   { kind: "shared", down: 16, across: 16, rows: 8, columns: 8, depth: 8 },
