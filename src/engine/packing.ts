@@ -29,16 +29,46 @@ export function packRows(
   format: PackedFormat,
 ): void {
   const [, columns] = shape;
-  if (!fitsBlocks(format, columns) || values.length % columns !== 0) {
-    throw new Error(
-      `pack: ${values.length} values for rows of ${columns}; ${format} wants whole rows of a multiple of ${format === "f16" ? 2 : BLOCK}`,
-    );
+  checkRows(values, columns, format);
+  packAt(values, first * columns, words, shape, format);
+}
+
+/** Fill in columns `first` and following, whole blocks: as many as the rows of `values`, [rows, own], have. */
+export function packColumns(
+  values: Float32Array,
+  first: number,
+  words: Int32Array,
+  shape: [number, number],
+  format: PackedFormat,
+): void {
+  const [rows, columns] = shape;
+  if (values.length === 0) return;
+  const own = values.length / rows;
+  checkRows(values, own, format);
+  for (let row = 0; row < rows; row++) {
+    packAt(values.subarray(row * own, (row + 1) * own), row * columns + first, words, shape, format);
   }
-  const start = (first * columns) / BLOCK; // Of the blocks before.
-  if (format === "f16") return packHalves(values, words.subarray((first * columns) / 2));
-  const scales = new Float32Array(words.buffer, words.byteOffset + 4 * (valueWords(format, shape) + start));
-  if (format === "int8") packBytes(values, words.subarray((first * columns) / 4), scales);
-  else packNibbles(values, words.subarray((first * columns) / 8), scales);
+}
+
+function checkRows(values: Float32Array, columns: number, format: PackedFormat): void {
+  if (fitsBlocks(format, columns) && values.length % columns === 0) return;
+  throw new Error(
+    `pack: ${values.length} values for rows of ${columns}; ${format} wants whole rows of a multiple of ${format === "f16" ? 2 : BLOCK}`,
+  );
+}
+
+/** Fill in whole blocks from element `first` on. */
+function packAt(
+  values: Float32Array,
+  first: number,
+  words: Int32Array,
+  shape: [number, number],
+  format: PackedFormat,
+): void {
+  if (format === "f16") return packHalves(values, words.subarray(first / 2));
+  const scales = new Float32Array(words.buffer, words.byteOffset + 4 * (valueWords(format, shape) + first / BLOCK));
+  if (format === "int8") packBytes(values, words.subarray(first / 4), scales);
+  else packNibbles(values, words.subarray(first / 8), scales);
 }
 
 /** The values of a packed matrix: [rows * columns]. */

@@ -80,11 +80,11 @@ async function gates(model: Model, sample: Batch): Promise<LayerGates[]> {
 function residualWeights({ selfAttn, mlp }: Layer): tf.Tensor[] {
   if (mlp.kind === "dense") return [scored(selfAttn.oProj), scored(mlp.downProj)];
   const shared = mlp.sharedExperts ? [scored(mlp.sharedExperts.downProj)] : [];
-  return [scored(selfAttn.oProj), ...shared, mlp.experts.down];
+  return [scored(selfAttn.oProj), ...shared, scored({ weight: mlp.experts.down })];
 }
 
 /** Throws if the weight is frozen: scores are made of its gradients. */
-function scored({ weight }: Linear): tf.Tensor {
+function scored({ weight }: Pick<Linear, "weight">): tf.Tensor {
   return plainTensor("A weight that is to be scored", weight);
 }
 
@@ -158,9 +158,9 @@ function coupledWeights({ selfAttn: p, mlp }: Layer): Coupled[] {
   }
   if (mlp.kind === "experts") {
     own.push(
-      { weight: mlp.experts.gate, unit: "expert", perRow: true },
-      { weight: mlp.experts.up, unit: "expert", perRow: true },
-      { weight: mlp.experts.down, unit: "expert", perRow: false },
+      { weight: scored({ weight: mlp.experts.gate }), unit: "expert", perRow: true },
+      { weight: scored({ weight: mlp.experts.up }), unit: "expert", perRow: true },
+      { weight: scored({ weight: mlp.experts.down }), unit: "expert", perRow: false },
     );
   }
   return own;

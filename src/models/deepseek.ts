@@ -7,7 +7,7 @@ import type { Attention } from "./attention.ts";
 import type { DenseMlp, Layer, Model, MtpLayer } from "./decoder.ts";
 import { type Linear, type Mlp, type Norm, ropeTable } from "./layers.ts";
 import type { Moe } from "./moe.ts";
-import type { Maker, ReadWeight } from "./storage.ts";
+import type { Maker } from "./storage.ts";
 import { layerSizes } from "./weights.ts";
 
 /** Build the tree. `make` is asked once for every tensor of the checkpoint, by its name there. The caller owns the tree. */
@@ -74,33 +74,21 @@ function buildMoe(config: DeepSeekConfig, make: Maker, index: number): Moe {
   };
 }
 
-/** The checkpoint has one set of matrices per expert; the tree has them one below the other. */
+/** The checkpoint has one set of matrices per expert; the tree has them one below the other, or `down` side by side. */
 function stackExperts(make: Maker, at: string, D: number, widths: number[]): ExpertWeights {
   const offsets = [0];
   for (const width of widths) offsets.push(offsets.at(-1)! + width);
-  const S = offsets.at(-1)!;
-  let stacks: { gate: Float32Array; up: Float32Array; down: Float32Array } | null = null;
-  const read = (from: ReadWeight) => (stacks ??= readExperts(from, at, D, widths, offsets));
-  return {
-    gate: make.stacked([S, D], (from) => read(from).gate),
-    up: make.stacked([S, D], (from) => read(from).up),
-    down: make.stacked([D, S], (from) => read(from).down),
-    offsets,
-  };
-}
-
-function readExperts(read: ReadWeight, at: string, D: number, widths: number[], offsets: number[]) {
-  const S = offsets.at(-1)!;
-  const gate = new Float32Array(S * D);
-  const up = new Float32Array(S * D);
-  const down = new Float32Array(D * S);
-  widths.forEach((width, e) => {
-    gate.set(read(`${at}.${e}.gate_proj.weight`, [width, D]), offsets[e] * D);
-    up.set(read(`${at}.${e}.up_proj.weight`, [width, D]), offsets[e] * D);
-    const own = read(`${at}.${e}.down_proj.weight`, [D, width]);
-    for (let d = 0; d < D; d++) down.set(own.subarray(d * width, (d + 1) * width), d * S + offsets[e]);
+  const stack = (projection: string, shapeOf: (width: number) => [number, number]) => ({
+    name: `${at}.${projection}.weight`,
+    parts: widths.map((width, e) => ({ name: `${at}.${e}.${projection}.weight`, shape: shapeOf(width) })),
+    beside: projection === "down_proj",
   });
-  return { gate, up, down };
+  const [gate, up, down] = make.stacks([
+    stack("gate_proj", (width) => [width, D]),
+    stack("up_proj", (width) => [width, D]),
+    stack("down_proj", (width) => [D, width]),
+  ]);
+  return { gate, up, down, offsets };
 }
 
 function buildMtp(config: DeepSeekConfig, make: Maker, index: number): MtpLayer {

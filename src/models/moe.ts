@@ -7,7 +7,7 @@ import type { RouteOptions } from "../engine/ops/route.ts";
 import type * as tf from "../engine/tf.ts";
 import type { DeepSeekConfig } from "../formats/hfConfig.ts";
 import { type Linear, type Mlp, mlp } from "./layers.ts";
-import { plainMlp } from "./plainMlp.ts";
+import { bareMlp } from "./plainMlp.ts";
 import { plainTensor } from "./storage.ts";
 
 export interface Moe {
@@ -15,7 +15,7 @@ export interface Moe {
   gate: Linear; // [E, D]
   /** Added to the scores for the choice only; moved by balancing, not by gradients. Zero where the family has none. */
   eScoreCorrectionBias: tf.Tensor; // [E]
-  /** All routed experts one below the other: expert e has rows offsets[e]..offsets[e+1]-1. */
+  /** All routed experts one below the other (of `down` side by side): expert e has channels offsets[e]..offsets[e+1]-1. */
   experts: ExpertWeights;
   /** The shared experts, as one MLP; null if there are none (or all their channels were pruned). */
   sharedExperts: Mlp | null;
@@ -33,7 +33,7 @@ export function moe(
   residual?: tf.Tensor,
 ): tf.Tensor {
   const { sharedExperts } = p;
-  const shared = sharedExperts && plainMlp(sharedExperts);
+  const shared = sharedExperts && bareMlp(sharedExperts);
   // With adapters the shared experts are an MLP of their own, to whose output the others are added.
   const before = sharedExperts && !shared ? mlp(sharedExperts, x, residual) : residual;
   const weights = {

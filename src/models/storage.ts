@@ -2,7 +2,7 @@
 
 import { largestPieceBytes, phantom } from "../engine/memory.ts";
 import { isPacked, type Matrix, type PackedFormat, wordCount } from "../engine/packed.ts";
-import { fitsBlocks, packedFrom, packRows, unpackWords } from "../engine/packing.ts";
+import { fitsBlocks, packColumns, packedFrom, packRows, unpackWords } from "../engine/packing.ts";
 import * as tf from "../engine/tf.ts";
 
 export type Storage = "f32" | PackedFormat;
@@ -16,12 +16,21 @@ export type Table = Matrix | Matrix[];
  */
 export type ReadWeight = (name: string, shape: number[], rows?: [from: number, to: number]) => Float32Array;
 
+/** A matrix that the checkpoint has in parts. */
+export interface Stack {
+  /** The whole's name in the tree. */
+  name: string;
+  parts: { name: string; shape: [number, number] }[];
+  /** The parts lie side by side; else one below the other. */
+  beside: boolean;
+}
+
 /** Makes the tensors of a tree from a checkpoint. */
 export interface Maker {
   /** What stays float32 however the rest is stored: norms, biases, the router. */
   plain: (name: string, shape: number[]) => tf.Tensor;
-  /** What is put together from several tensors of the checkpoint. */
-  stacked: (shape: number[], values: (read: ReadWeight) => Float32Array) => tf.Tensor;
+  /** Matrices that the checkpoint has in parts, as many of each: read part by part, the first of each, the second of each. */
+  stacks: (stacks: Stack[]) => Matrix[];
   matrix: (name: string, shape: [number, number]) => Matrix;
   /** The embedding, the head. */
   table: (name: string, shape: [number, number]) => Table;
@@ -31,7 +40,7 @@ export interface Maker {
 export function makerOf(read: ReadWeight, storage: Storage, mostBytes = largestPieceBytes()): Maker {
   return {
     plain: (name, shape) => tf.tensor(read(name, shape), shape, "float32"),
-    stacked: (shape, values) => tf.tensor(values(read), shape, "float32"),
+    stacks: (stacks) => readStacks(read, storage, stacks),
     matrix: (name, shape) => readPiece(read, storage, name, shape, [0, shape[0]]),
     table: (name, shape) =>
       inPieces(storage, shape, mostBytes, (from, to) => readPiece(read, storage, name, shape, [from, to])),
@@ -40,21 +49,73 @@ export function makerOf(read: ReadWeight, storage: Storage, mostBytes = largestP
 
 /** Makes a tree of the same shapes that takes no memory, for plans. */
 export function phantomMaker(storage: Storage, mostBytes = largestPieceBytes()): Maker {
-  const matrix = (shape: [number, number]): Matrix =>
-    isStoredSmall(storage, shape)
-      ? { format: storage, shape, words: phantom([wordCount(storage, shape)], "int32") }
-      : phantom(shape);
+  const matrix = (stored: Storage, shape: [number, number]): Matrix =>
+    stored === "f32" ? phantom(shape) : { format: stored, shape, words: phantom([wordCount(stored, shape)], "int32") };
+  const own = (shape: [number, number]) => matrix(storedAs(storage, [shape[1]]), shape);
   return {
     plain: (_, shape) => phantom(shape),
-    stacked: (shape) => phantom(shape),
-    matrix: (_, shape) => matrix(shape),
-    table: (_, shape) => inPieces(storage, shape, mostBytes, (from, to) => matrix([to - from, shape[1]])),
+    stacks: (stacks) => stacks.map((stack) => matrix(stackedAs(storage, stack), stackShape(stack))),
+    matrix: (_, shape) => own(shape),
+    table: (_, shape) => inPieces(storage, shape, mostBytes, (from, to) => own([to - from, shape[1]])),
   };
 }
 
-/** A matrix whose rows are no whole blocks of the format stays float32. */
-function isStoredSmall(storage: Storage, [, columns]: [number, number]): storage is PackedFormat {
-  return storage !== "f32" && fitsBlocks(storage, columns);
+/**
+ * How a matrix is stored whose rows consist of parts of these lengths. Where they are no whole blocks of 32, as pruning
+ * may leave them, f16 takes the place of int8 and int4; where they are odd, float32 that of all.
+ */
+function storedAs(storage: Storage, lengths: number[]): Storage {
+  const fits = (format: PackedFormat) => lengths.every((length) => fitsBlocks(format, length));
+  if (storage === "f32" || fits(storage)) return storage;
+  return fits("f16") ? "f16" : "f32";
+}
+
+function stackedAs(storage: Storage, { parts, beside }: Stack): Storage {
+  const lengths = parts.map(({ shape }) => shape[1]);
+  return storedAs(storage, beside ? lengths : lengths.slice(0, 1));
+}
+
+/** Rows and columns of the whole. */
+export function stackShape({ parts, beside }: Stack): [number, number] {
+  const [rows, columns] = parts[0].shape;
+  const all = parts.reduce((sum, { shape }) => sum + shape[beside ? 1 : 0], 0);
+  return beside ? [rows, all] : [all, columns];
+}
+
+/** One part at a time is held in float32, unless the whole is stored so. */
+function readStacks(read: ReadWeight, storage: Storage, stacks: Stack[]): Matrix[] {
+  const wholes = stacks.map((stack) => emptyStack(stackedAs(storage, stack), stackShape(stack), stack.beside));
+  const next = stacks.map(() => 0);
+  for (const i of stacks[0].parts.keys()) {
+    stacks.forEach(({ parts, beside }, s) => {
+      const { name, shape } = parts[i];
+      wholes[s].put(read(name, shape), next[s]);
+      next[s] += shape[beside ? 1 : 0];
+    });
+  }
+  return wholes.map(({ made }) => made());
+}
+
+/** A matrix to be put together: parts go in by their first row, or column where they lie side by side. */
+function emptyStack(stored: Storage, shape: [number, number], beside: boolean) {
+  const [rows, columns] = shape;
+  if (stored !== "f32") {
+    const words = new Int32Array(wordCount(stored, shape));
+    const pack = beside ? packColumns : packRows;
+    return {
+      put: (part: Float32Array, first: number) => pack(part, first, words, shape, stored),
+      made: (): Matrix => packedFrom(words, shape, stored),
+    };
+  }
+  const values = new Float32Array(rows * columns);
+  const putColumns = (part: Float32Array, first: number) => {
+    const own = part.length / rows;
+    for (let row = 0; row < rows; row++) values.set(part.subarray(row * own, (row + 1) * own), row * columns + first);
+  };
+  return {
+    put: beside ? putColumns : (part: Float32Array, first: number) => values.set(part, first * columns),
+    made: (): Matrix => tf.tensor2d(values, shape, "float32"),
+  };
 }
 
 /** As many pieces of as many rows as are needed; the last may have fewer. */
@@ -80,22 +141,24 @@ function readPiece(
 ): Matrix {
   const columns = shape[1];
   const own: [number, number] = [to - from, columns];
+  const stored = storedAs(storage, [columns]);
   const readRows = (first: number, last: number) =>
     first === 0 && last === shape[0] ? read(name, shape) : read(name, shape, [first, last]);
-  if (!isStoredSmall(storage, shape)) return tf.tensor2d(readRows(from, to), own, "float32");
-  const words = new Int32Array(wordCount(storage, own));
+  if (stored === "f32") return tf.tensor2d(readRows(from, to), own, "float32");
+  const words = new Int32Array(wordCount(stored, own));
   const most = Math.max(1, Math.floor(MOST_VALUES_AT_ONCE / columns));
   for (let row = from; row < to; row += most) {
-    packRows(readRows(row, Math.min(to, row + most)), row - from, words, own, storage);
+    packRows(readRows(row, Math.min(to, row + most)), row - from, words, own, stored);
   }
-  return packedFrom(words, own, storage);
+  return packedFrom(words, own, stored);
 }
 
 const MOST_VALUES_AT_ONCE = 1 << 22; // 16 MiB of float32 while a matrix is being packed.
 
-/** Bytes of a matrix that is stored so. */
+/** Bytes of a matrix that is to be stored so. */
 export function storedBytes(storage: Storage, shape: [number, number]): number {
-  return 4 * (isStoredSmall(storage, shape) ? wordCount(storage, shape) : shape[0] * shape[1]);
+  const stored = storedAs(storage, [shape[1]]);
+  return 4 * (stored === "f32" ? shape[0] * shape[1] : wordCount(stored, shape));
 }
 
 export function piecesOf(table: Table): Matrix[] {

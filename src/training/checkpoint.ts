@@ -14,7 +14,7 @@ import {
   writeSafetensors,
 } from "../formats/safetensors.ts";
 import type { Model } from "../models/decoder.ts";
-import { makerOf, piecesOf, type ReadWeight, type Table } from "../models/storage.ts";
+import { makerOf, piecesOf, type ReadWeight, stackShape, type Table } from "../models/storage.ts";
 import { buildModelFrom, checkpointTensors, linearSlots, namedTables } from "../models/weights.ts";
 import { loraTensors } from "./lora.ts";
 import type { Optimizer } from "./optimizer.ts";
@@ -94,6 +94,12 @@ export function unpackCheckpoint(config: ModelConfig, bytes: Uint8Array, loraSca
   const model = buildModelFrom(config, {
     ...plain,
     matrix: (name, shape) => readSmall(tensors, name, shape[1])[0] ?? plain.matrix(name, shape),
+    stacks: (stacks) => {
+      const small = stacks.map((stack) => readSmall(tensors, stack.name, stackShape(stack)[1])[0]);
+      const others = stacks.filter((_, i) => !small[i]);
+      const read = others.length > 0 ? plain.stacks(others) : [];
+      return stacks.map((stack, i) => small[i] ?? read[others.indexOf(stack)]);
+    },
     table: (name, shape) => {
       const pieces = readSmall(tensors, name, shape[1]);
       return pieces.length > 1 ? pieces : (pieces[0] ?? plain.table(name, shape));

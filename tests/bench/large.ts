@@ -10,7 +10,7 @@ import { largestPieceBytes } from "../../src/engine/memory.ts";
 import * as tf from "../../src/engine/tf.ts";
 import { type ModelConfig, readConfig } from "../../src/formats/hfConfig.ts";
 import type { Model } from "../../src/models/decoder.ts";
-import { inPieces, type Maker } from "../../src/models/storage.ts";
+import { inPieces, type Maker, stackShape } from "../../src/models/storage.ts";
 import { buildModelFrom, disposeModel } from "../../src/models/weights.ts";
 import { attachLora, loraTensors } from "../../src/training/lora.ts";
 import { createOptimizer, DEFAULT_OPTIMIZER, disposeOptimizer } from "../../src/training/optimizer.ts";
@@ -130,7 +130,7 @@ function randomModel(config: ModelConfig, storage: PackedFormat): Model {
   };
   const make: Maker = {
     plain: (name, shape) => (name.endsWith("bias") ? tf.zeros(shape) : tf.ones(shape)),
-    stacked: (shape) => tf.zeros(shape),
+    stacks: (stacks) => stacks.map((stack) => matrix(stackShape(stack))),
     matrix: (_, shape) => matrix(shape),
     table: (_, shape) => inPieces(storage, shape, largestPieceBytes(), (from, to) => matrix([to - from, shape[1]])),
   };

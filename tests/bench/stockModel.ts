@@ -154,8 +154,8 @@ function wideExperts(
     .expandDims(2)
     .tile([1, 1, S / E])
     .reshape([M, S]);
-  const act = gated(times(x, gate), times(x, up)).mul(perChannel);
-  return times(act, down);
+  const act = gated(times(x, gate as tf.Tensor), times(x, up as tf.Tensor)).mul(perChannel);
+  return times(act, down as tf.Tensor);
 }
 
 function mlp(p: Mlp, x: tf.Tensor): tf.Tensor {

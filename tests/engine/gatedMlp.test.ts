@@ -4,8 +4,9 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { gpuErrors } from "../../src/engine/device.ts";
 import { gatedMlp, gatedMlpReference } from "../../src/engine/ops/gatedMlp.ts";
 import { useForm } from "../../src/engine/ops/gatedMlpKernels.ts";
+import { pack } from "../../src/engine/packing.ts";
 import * as tf from "../../src/engine/tf.ts";
-import { activate, type Comparison, expectAgreement, normal, type Tensors } from "./harness.ts";
+import { activate, type Comparison, expectAgreement, normal, type Plain, type Tensors } from "./harness.ts";
 import { expectKernel, type KernelBackend } from "./poison.ts";
 
 const ALL = ["x", "gate", "up", "down", "residual"];
@@ -26,6 +27,10 @@ function comparisonOf(N: number, D: number, F: number, trained: string[] = ALL, 
     op: run(gatedMlp),
     reference: run(gatedMlpReference),
   };
+}
+
+function sizesOf({ shape }: Plain): [number, number] {
+  return [shape[0], shape[1]];
 }
 
 const COMPILING_MS = 300_000; // Software GPUs take many seconds to compile texts with barriers.
@@ -60,6 +65,23 @@ describe.each(FORMS)("gatedMlp on %s", (_, backend, form) => {
     async (N, D, F) => {
       await expectKernel(backend, comparisonOf(N, D, F));
       await expectKernel(backend, comparisonOf(N, D, F, ["x"], false)); // Frozen weights, no residual.
+    },
+    COMPILING_MS,
+  );
+
+  it.each([
+    [1, 64, 32, "int8"],
+    [9, 32, 96, "int4"],
+    [67, 64, 64, "int4"],
+    [5, 6, 10, "f16"],
+  ] as const)(
+    "agrees with its definition for %i tokens of width %i, %i channels, the weights stored as %s",
+    async (N, D, F, format) => {
+      const { inputs, trained } = comparisonOf(N, D, F, ["x", "residual"]);
+      const stored = (name: string) => pack(inputs[name].values as Float32Array, sizesOf(inputs[name]), format);
+      const run = (compute: typeof gatedMlp) => (t: Tensors) =>
+        compute(t.x, { gate: stored("gate"), up: stored("up"), down: stored("down") }, t.residual);
+      await expectKernel(backend, { inputs, trained, op: run(gatedMlp), reference: run(gatedMlpReference) });
     },
     COMPILING_MS,
   );

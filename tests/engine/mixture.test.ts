@@ -5,6 +5,8 @@ import { gpuErrors } from "../../src/engine/device.ts";
 import { useForm } from "../../src/engine/ops/gatedMlpKernels.ts";
 import { mixture, mixtureReference, type MixtureWeights } from "../../src/engine/ops/mixture.ts";
 import type { RouteOptions } from "../../src/engine/ops/route.ts";
+import type { Matrix, PackedFormat } from "../../src/engine/packed.ts";
+import { pack } from "../../src/engine/packing.ts";
 import * as tf from "../../src/engine/tf.ts";
 import {
   activate,
@@ -13,6 +15,7 @@ import {
   floats,
   normal,
   type Plain,
+  run,
   type Tensors,
   toTensor,
 } from "./harness.ts";
@@ -28,6 +31,8 @@ interface Case {
   F?: number;
   residual?: boolean;
   options?: Partial<RouteOptions>;
+  /** Weights that are stored small. */
+  stored?: Record<string, PackedFormat>;
 }
 
 function inputsOf({ N, D, widths, F = 0, residual = true }: Case): Record<string, Plain> {
@@ -44,26 +49,44 @@ function inputsOf({ N, D, widths, F = 0, residual = true }: Case): Record<string
   };
 }
 
-function weightsOf(t: Tensors, widths: number[]): MixtureWeights {
+function weightsOf(t: Tensors, widths: number[], small: Record<string, Matrix> = {}): MixtureWeights {
   const offsets = [0];
   for (const width of widths) offsets.push(offsets.at(-1)! + width);
-  const { router, bias, gate, up, down, sharedGate, sharedUp, sharedDown } = t;
+  const { router, bias } = t;
+  const { gate, up, down, sharedGate, sharedUp, sharedDown } = { ...t, ...small };
   const shared = sharedGate ? { gate: sharedGate, up: sharedUp, down: sharedDown } : null;
   return { router, bias, experts: { gate, up, down, offsets }, shared };
 }
 
-const WEIGHTS = ["router", "gate", "up", "down"];
+const EXPERTS = ["gate", "up", "down"];
+const WEIGHTS = ["router", ...EXPERTS];
 const SHARED = ["sharedGate", "sharedUp", "sharedDown"];
+
+/** The weights that are stored small. */
+function packedOf({ stored = {} }: Case, inputs: Record<string, Plain>): Record<string, Matrix> {
+  const packed = Object.entries(stored).map(([name, format]) => {
+    const { values, shape } = inputs[name];
+    return [name, pack(values as Float32Array, shape as [number, number], format)];
+  });
+  return Object.fromEntries(packed);
+}
+
+/** The same format for all of these. */
+function all(names: string[], format: PackedFormat): Record<string, PackedFormat> {
+  return Object.fromEntries(names.map((name) => [name, format]));
+}
 
 function comparisonOf(one: Case, trained?: string[]): Comparison {
   const inputs = inputsOf(one);
-  const all = Object.keys(inputs).filter((name) => name !== "bias");
+  const frozen = [EXPERTS, SHARED].flatMap((names) => (names.some((name) => one.stored?.[name]) ? names : []));
+  const others = Object.keys(inputs).filter((name) => name !== "bias" && !frozen.includes(name));
   const options = { ...OPTIONS, ...one.options };
-  const run = (compute: typeof mixture) => (t: Tensors) => {
-    const { y, chosen } = compute(t.x, weightsOf(t, one.widths), options, t.residual ?? null);
+  const computed = (compute: typeof mixture) => (t: Tensors) => {
+    const weights = weightsOf(t, one.widths, packedOf(one, inputs));
+    const { y, chosen } = compute(t.x, weights, options, t.residual ?? null);
     return [y, chosen];
   };
-  return { inputs, trained: trained ?? all, op: run(mixture), reference: run(mixtureReference) };
+  return { inputs, trained: trained ?? others, op: computed(mixture), reference: computed(mixtureReference) };
 }
 
 const COMPILING_MS = 300_000; // Software GPUs take many seconds to compile texts with barriers.
@@ -119,7 +142,52 @@ describe.each(FORMS)("mixture on %s", (_, backend, form) => {
     COMPILING_MS,
   );
 
+  const whole = { N: 13, D: 64, widths: [32, 0, 64, 96], F: 32 };
+  const ragged = { N: 7, D: 32, widths: [8, 1, 0, 6], F: 5 };
+  const stored: [string, Case][] = [
+    ["int8 experts, the shared one in float32", { ...whole, stored: all(EXPERTS, "int8") }],
+    ["int4, the shared one too", { ...whole, N: 43, stored: all([...EXPERTS, ...SHARED], "int4") }],
+    ["f16, no shared one", { ...whole, F: 0, stored: all(EXPERTS, "f16") }],
+    [
+      "f16 of any even widths",
+      { N: 11, D: 6, widths: [8, 2, 0, 4], F: 10, stored: all([...EXPERTS, ...SHARED], "f16") },
+    ],
+    ["int8 with down in f16", { ...whole, widths: [8, 0, 16, 36], stored: { ...all(EXPERTS, "int8"), down: "f16" } }],
+    ["int4 with down in float32", { ...ragged, stored: all(["gate", "up", "sharedGate", "sharedUp"], "int4") }],
+    ["int8, one token", { ...whole, N: 1, stored: all([...EXPERTS, ...SHARED], "int8") }],
+    ["int8, only the shared one", { ...whole, stored: all(SHARED, "int8") }],
+    [
+      "int4, more rows than a block",
+      { N: 300, D: 32, widths: [32, 32], options: { topK: 1, normalize: false }, stored: all(EXPERTS, "int4") },
+    ],
+  ];
+  it.each(form === "tiles" ? stored.slice(0, 3) : stored)(
+    "agrees with its definition where weights are stored small: %s",
+    async (_name, one) => {
+      await expectKernel(backend, comparisonOf(one));
+    },
+    COMPILING_MS,
+  );
+
   if (form === "tiles") return;
+
+  it("refuses the gradient of weights that are stored small", async () => {
+    await activate(backend);
+    const one: Case = { ...ragged, stored: all(["gate", "sharedUp"], "int8") };
+    const gradientBy = (name: string) => {
+      const { inputs, op } = comparisonOf(one);
+      return run(inputs, [name], op);
+    };
+    const sentence = "stored as int8 and frozen: train adapters on this model, or load it as f32 to change its weights";
+    await expect(gradientBy("down")).rejects.toThrow(`The weights of these experts are ${sentence}`);
+    await expect(gradientBy("sharedDown")).rejects.toThrow(`The weights of this shared expert are ${sentence}`);
+  });
+
+  it("gives gradients to computed weights beside some that are stored small", async () => {
+    const { op, reference, ...rest } = comparisonOf({ ...ragged, stored: all(["gate"], "int8") }, SHARED);
+    const doubled = (t: Tensors) => ({ ...t, ...Object.fromEntries(SHARED.map((name) => [name, t[name].mul(2)])) });
+    await expectKernel(backend, { ...rest, op: (t) => op(doubled(t)), reference: (t) => reference(doubled(t)) });
+  });
 
   const frozen: [string, string[]][] = [
     ["everything", ["x", "residual"]],

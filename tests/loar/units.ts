@@ -23,7 +23,7 @@ export function columnsOf(
   const { selfAttn, mlp } = model.layers[layer];
   const output = selfAttn.oProj as Holder;
   const dense = (mlp.kind === "dense" ? mlp.downProj : mlp.sharedExperts?.downProj) as Holder | undefined;
-  const routed = mlp.kind === "experts" ? expertsHolder(mlp.experts) : null;
+  const routed = mlp.kind === "experts" ? expertsHolder(mlp.experts as { down: tf.Tensor }) : null;
   const offsets = mlp.kind === "experts" ? mlp.experts.offsets : [];
   const all = (holder: Holder) => ({ holder, columns: range(0, holder.weight.shape[1]!) });
   const ffn = [dense, routed].filter((holder) => holder != null).map(all);

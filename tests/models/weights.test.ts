@@ -72,7 +72,7 @@ describe("a checkpoint", () => {
     expect(tensors.get(`${at}.4.down_proj.weight`)!.shape).toEqual([20, 11]);
     const { mlp } = model.layers[1];
     if (mlp.kind !== "experts") throw new Error("layer 1 is dense");
-    const own = tf.tidy(() => mlp.experts.down.slice([0, 4 * 11], [20, 11]).dataSync());
+    const own = tf.tidy(() => (mlp.experts.down as tf.Tensor).slice([0, 4 * 11], [20, 11]).dataSync());
     const { data } = tensors.get(`${at}.4.down_proj.weight`)!;
     expect(new Float32Array(data.slice().buffer)).toEqual(own);
     disposeModel(model);

@@ -2,7 +2,9 @@
 // that a text of its own finds. In two forms: `registers`, where each thread computes from memory without a barrier
 // (software GPUs are slow at them), and `tiles`, where a workgroup brings both factors to its own memory first.
 
+import type { PackedFormat } from "../packed.ts";
 import { lines } from "../wgsl.ts";
+import { elements } from "./matmulText.ts";
 
 export type Form = "registers" | "tiles";
 
@@ -34,8 +36,11 @@ export interface Pass {
   right: Factor[];
 }
 
-/** A tensor and where to read it: an expression in `h`, the row's or column's handle, and in `k`. */
-export type Factor = [tensor: string, index: string];
+/**
+ * A tensor and where to read it: an expression in `h`, the row's or column's handle, and in `k`. Of one that is stored small
+ * the name is bound to its words, and `u.{name}Scales` is where the scales begin.
+ */
+export type Factor = [tensor: string, index: string, format?: PackedFormat];
 
 export interface BlockProduct {
   /** Declarations: `struct Block` with `rows` and `columns`, the block's sizes, and `fn find(block: u32) -> Block`. */
@@ -60,17 +65,22 @@ function sumsOf({ passes: [{ left, right }] }: BlockProduct): number {
 const indexOf = ([, index]: Factor, handle: string): string => index.replaceAll(/\bh\b/g, handle);
 
 /** One element, and four neighbours, the first at a multiple of 4. */
-const element = (factor: Factor, handle = "h"): string => `${factor[0]}[${indexOf(factor, handle)}]`;
-const four = (factor: Factor, handle: string): string => `${factor[0]}[(${indexOf(factor, handle)}) / 4u]`;
+const element = (factor: Factor, handle = "h"): string => {
+  const index = indexOf(factor, handle);
+  return factor[2] ? `${factor[0]}one(${index})` : `${factor[0]}[${index}]`;
+};
+const four = (factor: Factor, handle: string): string => {
+  const index = indexOf(factor, handle);
+  return factor[2] ? `${factor[0]}four(${index})` : `${factor[0]}[(${index}) / 4u]`;
+};
 
-/** Names of the factors' tensors. */
-export function factorsOf({ passes }: BlockProduct): string[] {
-  return passes.flatMap(({ left, right }) => [...left, ...right].map(([tensor]) => tensor));
+export function factorsOf({ passes }: BlockProduct): Factor[] {
+  return passes.flatMap(({ left, right }) => [...left, ...right]);
 }
 
 /**
  * How a thread of `registers` reads; loads are what software GPUs spend their time on. vectors: four numbers at a time,
- * where all lengths and starts are multiples of 4 and the factors' tensors are bound as vec4<f32>. quads: besides, four
+ * where all lengths and starts are multiples of 4 and the float32 factors' tensors are bound as vec4<f32>. quads: besides, four
  * threads in a row, which are a subgroup, read the rows for each other; `u.across` is then a multiple of 4.
  */
 export type Reading = "elements" | "vectors" | "quads";
@@ -84,6 +94,9 @@ export function readsInQuads({ leftAlongK }: BlockProduct, reading: Reading): bo
 export function blockProduct(form: Form, product: BlockProduct, shape: Shape, reading: Reading): string {
   return /* wgsl */ `
     ${product.blocks}
+    ${factorsOf(product)
+      .map(([name, , format]) => (format ? elements({ name, vectors: false, format }, name) : ""))
+      .join("")}
     ${product.store.replaceAll("VECTOR", `vec${form === "tiles" ? OWN : shape.columns}<f32>`)}
     fn rowHandle(b: Block, m: u32) -> u32 { return ${product.rowHandle}; }
     fn columnHandle(b: Block, n: u32) -> u32 { return ${product.columnHandle}; }

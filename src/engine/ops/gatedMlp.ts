@@ -5,11 +5,13 @@
 import { wantsGradient } from "../gradients.ts";
 import { allocate } from "../launch.ts";
 import { defineOp, hasKernel, type Inputs, runOps } from "../op.ts";
+import { isPacked, type Matrix, type PackedFormat } from "../packed.ts";
 import * as tf from "../tf.ts";
-import { at, cpu, make, run, workspace } from "../wasm/heap.ts";
+import { at, cpu, make, run, writeIntegers } from "../wasm/heap.ts";
 import { withScratch } from "../wgsl.ts";
 import {
   channelsOf,
+  type Formats,
   launchHiddenGradient,
   launchInner,
   launchInnerGradient,
@@ -18,13 +20,17 @@ import {
   launchTokenGradient,
   named,
   planOf,
+  type Plan,
 } from "./gatedMlpKernels.ts";
+import { MATRIX_WORDS, matrixWords, workspaces } from "./onHeap.ts";
 import { swiGluReference } from "./swiGlu.ts";
+import { unpackedMatrix } from "./unpack.ts";
 
+/** Where one of the three is packed, all are frozen. */
 export interface MlpWeights {
-  gate: tf.Tensor; // [F, D]
-  up: tf.Tensor; // [F, D]
-  down: tf.Tensor; // [D, F]
+  gate: Matrix; // [F, D]
+  up: Matrix; // [F, D]
+  down: Matrix; // [D, F]
 }
 
 /** x: [N, D], residual: [N, D] or null -> residual + down(silu(gate(x)) * up(x)): [N, D] */
@@ -35,22 +41,28 @@ export function gatedMlp(x: tf.Tensor, p: MlpWeights, residual: tf.Tensor | null
   }
   if (!hasKernel("GatedMlp")) return gatedMlpReference(x, p, residual);
   const inputs = { x, ...weightsOf(p), ...(residual && { residual }) };
-  const [y, hidden] = runOps("GatedMlp", inputs, { weightGradients: Object.values(weightsOf(p)).some(wantsGradient) });
+  const attributes: Attributes = { F: p.gate.shape[0], formats: formatsOf(p), weightGradients: areTrained(p) };
+  const [y, hidden] = runOps("GatedMlp", inputs, attributes);
   hidden.dispose(); // The tape has a clone where it needs one.
   return y;
 }
 
 /** The definition in plain operations. */
-export function gatedMlpReference(x: tf.Tensor, { gate, up, down }: MlpWeights, residual: tf.Tensor | null): tf.Tensor {
+export function gatedMlpReference(x: tf.Tensor, p: MlpWeights, residual: tf.Tensor | null): tf.Tensor {
+  const [gate, up, down] = [p.gate, p.up, p.down].map(inFloat32);
   const act = swiGluReference(tf.matMul(x, gate, false, true), tf.matMul(x, up, false, true)); // [N, F]
   const y = tf.matMul(act as tf.Tensor2D, down as tf.Tensor2D, false, true); // [N, D]
   return residual ? residual.add(y) : y;
 }
 
+export function inFloat32(matrix: Matrix): tf.Tensor {
+  return isPacked(matrix) ? unpackedMatrix(matrix) : matrix;
+}
+
 export function checkMlp(name: string, x: tf.Tensor, { gate, up, down }: MlpWeights): void {
   const D = x.shape[1];
   const F = gate.shape[0];
-  const wanted: [tf.Tensor, number[]][] = [
+  const wanted: [Matrix, number[]][] = [
     [gate, [F, D!]],
     [up, [F, D!]],
     [down, [D!, F]],
@@ -59,41 +71,67 @@ export function checkMlp(name: string, x: tf.Tensor, { gate, up, down }: MlpWeig
   throw new Error(`${name}: x is [${x.shape}], gate [${gate.shape}], up [${up.shape}], down [${down.shape}]`);
 }
 
-/** Only the weights, whatever else the object holds. */
-export function weightsOf({ gate, up, down }: MlpWeights): { gate: tf.Tensor; up: tf.Tensor; down: tf.Tensor } {
+const NAMES = ["gate", "up", "down"] as const;
+
+/** The tensors that only the weights lie in, whatever else the object holds. */
+export function weightsOf(p: MlpWeights): Record<(typeof NAMES)[number], tf.Tensor> {
+  const [gate, up, down] = NAMES.map((name) => p[name]).map((matrix) => (isPacked(matrix) ? matrix.words : matrix));
   return { gate, up, down };
 }
 
+/** Of those that are packed. */
+export function formatsOf(p: MlpWeights): Formats {
+  const packed = NAMES.map((name) => [name, p[name]] as const);
+  return Object.fromEntries(packed.flatMap(([name, matrix]) => (isPacked(matrix) ? [[name, matrix.format]] : [])));
+}
+
+/** Whether their gradients may be wanted. */
+export function areTrained(p: MlpWeights): boolean {
+  const tensors = NAMES.map((name) => p[name]).flatMap((matrix) => (isPacked(matrix) ? [] : [matrix]));
+  return tensors.length === NAMES.length && tensors.some(wantsGradient);
+}
+
+/** Throws if one of these is packed. */
+export function checkTrainable(name: string, formats: (PackedFormat | undefined)[]): void {
+  const format = formats.find((one) => one);
+  if (!format) return;
+  throw new Error(
+    `${name} are stored as ${format} and frozen: train adapters on this model, or load it as f32 to change its weights.`,
+  );
+}
+
 interface Attributes {
+  F: number;
+  formats: Formats;
   /** False where the weights are frozen: their gradients are then not computed. */
   weightGradients: boolean;
 }
 
-function sizesOf({ x, gate }: Inputs): { N: number; D: number; F: number } {
-  return { N: x.shape[0], D: x.shape[1], F: gate.shape[0] };
+function planOfInputs({ x }: Inputs, { F, formats }: Attributes): Plan {
+  return planOf(x.shape, { channels: F }, null, named(null, formats));
 }
 
 /** Outputs: y [N, D], and of the products with gate and up what the gradient needs, as each backend lays it out: [N*2*F]. */
 defineOp<Attributes>({
   name: "GatedMlp",
-  saves: ["x", "gate", "up", "down"],
+  saves: ["x", ...NAMES],
   savesOutputs: [false, true],
-  wasm: (inputs) => {
-    const { x, gate, up, down, residual } = inputs;
-    const { N, D, F } = sizesOf(inputs);
+  wasm: ({ x, gate, up, down, residual }, { F, formats }) => {
+    const [N, D] = x.shape;
     const [y, hidden] = [make(x.shape), make([2 * N * F])];
-    const addresses = [at(x), at(gate), at(up), at(down), at(y), at(hidden)] as const;
-    const [from, to] = [residual && at(residual), at(y)];
-    const work = workspace(cpu().gatedMlpBytes(F));
+    const [from, input, to, products] = [residual && at(residual), at(x), at(y), at(hidden)];
+    const [matrices, work] = workspaces(NAMES.length * MATRIX_WORDS, cpu().gatedMlpBytes(F) / 4);
+    const words = matrixWords({ gate, up, down }, formats);
     run(() => {
+      writeIntegers(matrices, words);
       if (from) cpu().copyRows(from, D, to, D, N, D);
-      cpu().gatedMlp(...addresses, N, D, F, from !== undefined, work);
+      cpu().gatedMlp(input, matrices, to, products, N, D, F, from !== undefined, work);
     });
     return [y, hidden];
   },
-  webgpu: (inputs) => {
+  webgpu: (inputs, attributes) => {
     const { x, gate, up, down, residual } = inputs;
-    const plan = planOf(x.shape, { channels: sizesOf(inputs).F }, null);
+    const plan = planOfInputs(inputs, attributes);
     const [y, hidden] = [allocate(x.shape), allocate([channelsOf(plan, 2)])];
     withScratch([channelsOf(plan, 1)], (act) => {
       launchInner(plan, { x, ...named(null, { gate, up }) }, { hidden, act });
@@ -105,7 +143,10 @@ defineOp<Attributes>({
     const inputs = { dy, x, gate, up, down, hidden };
     const [dx, ...dweights] = runOps("GatedMlpGradient", inputs, attributes);
     // Weights that are computed from leaves are none themselves, but their gradients are wanted all the same.
-    const late = () => runOps("GatedMlpGradient", inputs, { weightGradients: true }).slice(1);
+    const late = () => {
+      checkTrainable("The weights of this gated MLP", Object.values(attributes.formats));
+      return runOps("GatedMlpGradient", inputs, { ...attributes, weightGradients: true }).slice(1);
+    };
     const of = (i: number) => () => dweights[i] ?? late()[i];
     return { x: () => dx, gate: of(0), up: of(1), down: of(2), residual: () => dy };
   },
@@ -114,19 +155,23 @@ defineOp<Attributes>({
 /** dy: [N, D] and what GatedMlp saved -> [dx], with weightGradients also [dgate, dup, ddown]. */
 defineOp<Attributes>({
   name: "GatedMlpGradient",
-  wasm: (inputs, { weightGradients }) => {
-    const { dy, x, gate, up, down, hidden } = inputs;
-    const { N, D, F } = sizesOf(inputs);
+  wasm: ({ dy, x, gate, up, down, hidden }, { F, formats, weightGradients }) => {
+    const [N, D] = x.shape;
     const outputs = [x, ...(weightGradients ? [gate, up, down] : [])].map(({ shape }) => make(shape));
-    const addresses = [at(dy), at(x), at(gate), at(up), at(down), at(hidden)] as const;
+    const [from, input, products] = [at(dy), at(x), at(hidden)];
     const [dx, dgate = 0, dup = 0, ddown = 0] = outputs.map(at);
-    const work = workspace(cpu().gatedMlpGradientBytes(F));
-    run(() => cpu().gatedMlpGradient(...addresses, dx, dgate, dup, ddown, N, D, F, false, work));
+    const [matrices, work] = workspaces(NAMES.length * MATRIX_WORDS, cpu().gatedMlpGradientBytes(F) / 4);
+    const words = matrixWords({ gate, up, down }, formats);
+    run(() => {
+      writeIntegers(matrices, words);
+      cpu().gatedMlpGradient(from, input, matrices, products, dx, dgate, dup, ddown, N, D, F, false, work);
+    });
     return outputs;
   },
-  webgpu: (inputs, { weightGradients }) => {
+  webgpu: (inputs, attributes) => {
     const { dy, x, gate, up, down, hidden } = inputs;
-    const plan = planOf(x.shape, { channels: sizesOf(inputs).F }, null);
+    const { weightGradients } = attributes;
+    const plan = planOfInputs(inputs, attributes);
     const outputs = [x, ...(weightGradients ? [gate, up, down] : [])].map(({ shape }) => allocate(shape));
     const [dx, dgate, dup, ddown] = outputs;
     withScratch([channelsOf(plan, 3)], (dhidden) => {

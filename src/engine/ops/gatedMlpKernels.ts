@@ -6,6 +6,7 @@
 
 import { gpuBackend, softwareGpu } from "../device.ts";
 import { constant, groupsFor, launch, THREADS } from "../launch.ts";
+import type { PackedFormat } from "../packed.ts";
 import type * as tf from "../tf.ts";
 import { SIGMOID } from "../wgsl.ts";
 import {
@@ -19,6 +20,10 @@ import {
   TILE_SHAPE,
   TILE_THREADS,
 } from "./blockProduct.ts";
+import { scalesAt } from "./matmulText.ts";
+
+/** Of the weights that are stored small, by their names in the texts. */
+export type Formats = Record<string, PackedFormat>;
 
 export interface Plan {
   form: Form;
@@ -26,6 +31,7 @@ export interface Plan {
   routed: boolean;
   shared: boolean;
   offsets: number[];
+  formats: Formats;
   sizes: {
     N: number;
     D: number;
@@ -75,6 +81,7 @@ export function planOf(
   [N, D]: number[],
   shared: { channels: number } | null,
   routed: { offsets: number[]; topK: number } | null,
+  formats: Formats,
 ): Plan {
   const form = formOfAdapter();
   const { offsets, topK } = routed ?? { offsets: [0], topK: 0 };
@@ -97,7 +104,7 @@ export function planOf(
   };
   const inFours = form === "registers" && [D, sizes.F, ...offsets].every((size) => size % 4 === 0);
   const reading = inFours ? (hasQuads() ? "quads" : "vectors") : "elements";
-  return { form, reading, routed: routed !== null, shared: shared !== null, offsets, sizes };
+  return { form, reading, routed: routed !== null, shared: shared !== null, offsets, formats, sizes };
 }
 
 export function widestOf(offsets: number[]): number {
@@ -184,8 +191,18 @@ function passes(
   isShared: string,
   of: (name: (weight: string) => string, stride: string) => BlockProduct["passes"],
 ): BlockProduct["passes"] {
-  const routed = plan.routed ? of((weight) => weight, "u.S") : [];
-  const shared = plan.shared ? of((weight) => `shared_${weight}`, "u.F") : [];
+  const routed = plan.routed
+    ? stored(
+        of((weight) => weight, "u.S"),
+        plan,
+      )
+    : [];
+  const shared = plan.shared
+    ? stored(
+        of((weight) => `shared_${weight}`, "u.F"),
+        plan,
+      )
+    : [];
   if (!plan.shared || !plan.routed) return [...routed, ...shared];
   return [
     ...routed.map((pass) => ({ ...pass, when: `!${isShared}` })),
@@ -193,10 +210,18 @@ function passes(
   ];
 }
 
-/** Weights under the names of the texts. */
-export function named(experts: Tensors | null, shared: Tensors | null): Tensors {
-  const ofShared = Object.entries(shared ?? {}).map(([name, tensor]) => [`shared_${name}`, tensor]);
-  return { ...experts, ...(Object.fromEntries(ofShared) as Tensors) };
+/** Weights, which are the right factors, are read as they are stored. */
+function stored(passes: BlockProduct["passes"], { formats }: Plan): BlockProduct["passes"] {
+  return passes.map((pass) => ({
+    ...pass,
+    right: pass.right.map(([tensor, index]) => [tensor, index, formats[tensor]]),
+  }));
+}
+
+/** Under the names of the texts. */
+export function named<T>(experts: Record<string, T> | null, shared: Record<string, T> | null): Record<string, T> {
+  const ofShared = Object.entries(shared ?? {}).map(([name, one]) => [`shared_${name}`, one]);
+  return { ...experts, ...(Object.fromEntries(ofShared) as Record<string, T>) };
 }
 
 interface Launched {
@@ -216,15 +241,22 @@ function launchBlocks(
 ) {
   const { form, reading } = plan;
   const tiled = form === "tiles";
+  const factors = factorsOf(product);
+  const plain = factors.flatMap(([tensor, , format]) => (format ? [] : [tensor]));
+  const scales = Object.fromEntries(
+    factors.flatMap(([tensor, , format]) =>
+      format ? [[`${tensor}Scales`, scalesAt(format, launched.reads[tensor])]] : [],
+    ),
+  );
   const quads = readsInQuads(product, reading);
   const least = Math.ceil(columns / (tiled ? TILE_SHAPE : shape).columns);
   const across = quads ? Math.ceil(least / 4) * 4 : least;
   launch({
     ...launched,
     source: blockProduct(form, product, shape, reading),
-    vectors: reading === "elements" ? [] : factorsOf(product),
+    vectors: reading === "elements" ? [] : plain,
     enable: quads ? ["subgroups"] : [],
-    sizes: { ...plan.sizes, across },
+    sizes: { ...plan.sizes, ...scales, across },
     workgroups: tiled ? across * blocks : groupsFor(across * blocks),
     threads: tiled ? TILE_THREADS : THREADS,
   });

@@ -7,12 +7,23 @@
 import { detached, wantsGradient } from "../gradients.ts";
 import { allocate, groupsFor, launch } from "../launch.ts";
 import { defineOp, hasKernel, type Inputs, runOps } from "../op.ts";
+import type { Matrix, PackedFormat } from "../packed.ts";
 import * as tf from "../tf.ts";
-import { at, cpu, make, run, workspace, writeIntegers } from "../wasm/heap.ts";
+import { at, cpu, make, run, writeIntegers } from "../wasm/heap.ts";
 import { withScratch } from "../wgsl.ts";
-import { checkMlp, gatedMlpReference, type MlpWeights, weightsOf } from "./gatedMlp.ts";
+import {
+  areTrained,
+  checkMlp,
+  checkTrainable,
+  formatsOf,
+  gatedMlpReference,
+  inFloat32,
+  type MlpWeights,
+  weightsOf,
+} from "./gatedMlp.ts";
 import {
   channelsOf,
+  type Formats,
   launchHiddenGradient,
   launchInner,
   launchInnerGradient,
@@ -27,14 +38,16 @@ import {
   widestOf,
 } from "./gatedMlpKernels.ts";
 import { multiply } from "./matmul.ts";
+import { MATRIX_WORDS, matrixWords, workspaces } from "./onHeap.ts";
 import { launchRoute, launchRouteGradient, type RouteOptions, routeReference } from "./route.ts";
 import { launchSort } from "./sortByExpert.ts";
 import { zeros } from "./zeros.ts";
 
+/** Where one of the three is packed, all are frozen. A packed `down` wants whole blocks of every expert. */
 export interface ExpertWeights {
-  gate: tf.Tensor; // [S, D]
-  up: tf.Tensor; // [S, D]
-  down: tf.Tensor; // [D, S]
+  gate: Matrix; // [S, D]
+  up: Matrix; // [S, D]
+  down: Matrix; // [D, S]
   /** Length E + 1, from 0 to S. */
   offsets: number[];
 }
@@ -73,16 +86,18 @@ export function mixture(
     router,
     bias,
     ...weightsOf(experts),
-    ...(shared && (named(null, weightsOf(shared)) as tf.NamedTensorMap)),
+    ...(shared && named(null, weightsOf(shared))),
     ...(residual && { residual }),
   };
   const attributes: Attributes = {
     ...options,
     offsets: experts.offsets,
+    F: shared?.gate.shape[0] ?? 0,
+    formats: named(formatsOf(experts), shared && formatsOf(shared)),
     wanted: {
       router: wantsGradient(router),
-      experts: Object.values(weightsOf(experts)).some(wantsGradient),
-      shared: shared !== null && Object.values(weightsOf(shared)).some(wantsGradient),
+      experts: areTrained(experts),
+      shared: shared !== null && areTrained(shared),
     },
   };
   const [y, chosen, ...saved] = runOps(nameOf(shared !== null), inputs, attributes);
@@ -106,15 +121,16 @@ export function mixtureReference(
 /** The sum of the experts' outputs by `weights`, [N, topK], in plain operations: every expert sees every token. */
 export function expertsReference(x: tf.Tensor, chosen: tf.Tensor, weights: tf.Tensor, p: ExpertWeights): tf.Tensor {
   const D = x.shape[1]!;
+  const [gate, up, down] = [p.gate, p.up, p.down].map(inFloat32);
   const parts: tf.Tensor[] = [];
   for (let e = 0; e + 1 < p.offsets.length; e++) {
     const [from, width] = [p.offsets[e], p.offsets[e + 1] - p.offsets[e]];
     if (width === 0) continue;
     const weight = weights.mul(chosen.equal(tf.scalar(e, "int32")).cast("float32")).sum(1, true); // [N, 1]
     const own = {
-      gate: p.gate.slice([from, 0], [width, D]),
-      up: p.up.slice([from, 0], [width, D]),
-      down: p.down.slice([0, from], [D, width]),
+      gate: gate.slice([from, 0], [width, D]),
+      up: up.slice([from, 0], [width, D]),
+      down: down.slice([0, from], [D, width]),
     };
     parts.push(gatedMlpReference(x, own, null).mul(weight));
   }
@@ -140,19 +156,27 @@ function check(x: tf.Tensor, p: MixtureWeights, options: RouteOptions, residual:
 
 interface Attributes extends RouteOptions {
   offsets: number[];
+  /** Channels of the shared MLP, 0 without one. */
+  F: number;
+  formats: Formats;
   /** Which gradients are computed: not those of what is frozen. */
   wanted: { router: boolean; experts: boolean; shared: boolean };
 }
 
-const SAVED = ["x", "router", "gate", "up", "down"];
-const SAVED_OF_SHARED = ["shared_gate", "shared_up", "shared_down"];
+const WEIGHTS = ["gate", "up", "down"];
+const WEIGHTS_OF_SHARED = WEIGHTS.map((name) => `shared_${name}`);
 const SAVED_OUTPUTS = ["chosen", "logits", "weights", "hidden", "order"];
 
 const nameOf = (shared: boolean): string => (shared ? "MixtureWithShared" : "Mixture");
 
 /** Names of the gradients, in the order in which MixtureGradient gives them after dx. */
 function gradientsOf({ router, experts, shared }: Attributes["wanted"]): string[] {
-  return [...(router ? ["router"] : []), ...(experts ? SAVED.slice(2) : []), ...(shared ? SAVED_OF_SHARED : [])];
+  return [...(router ? ["router"] : []), ...(experts ? WEIGHTS : []), ...(shared ? WEIGHTS_OF_SHARED : [])];
+}
+
+/** The formats of those that are packed. */
+function packed(names: string[], { formats }: Attributes): PackedFormat[] {
+  return names.flatMap((name) => formats[name] ?? []);
 }
 
 /**
@@ -160,7 +184,7 @@ function gradientsOf({ router, experts, shared }: Attributes["wanted"]): string[
  * [A*2*widest + N*2*F], what the gradient needs of the products with gate and up, and order, int32, the rows by expert.
  */
 for (const shared of [false, true]) {
-  const saves = shared ? [...SAVED, ...SAVED_OF_SHARED] : SAVED;
+  const saves = ["x", "router", ...WEIGHTS, ...(shared ? WEIGHTS_OF_SHARED : [])];
   defineOp<Attributes>({
     name: nameOf(shared),
     saves,
@@ -176,7 +200,13 @@ for (const shared of [false, true]) {
       };
       const gradients = differentiate(attributes.wanted);
       // Weights that are computed from leaves are none themselves, but their gradients are wanted all the same.
-      const late = (name: string) => differentiate({ router: true, experts: true, shared })[name];
+      const [experts, sharedOnes] = [WEIGHTS, WEIGHTS_OF_SHARED].map((names) => packed(names, attributes));
+      const late = (name: string) => {
+        checkTrainable("The weights of these experts", WEIGHTS.includes(name) ? experts : []);
+        checkTrainable("The weights of this shared expert", WEIGHTS_OF_SHARED.includes(name) ? sharedOnes : []);
+        const whole = { router: true, experts: experts.length === 0, shared: shared && sharedOnes.length === 0 };
+        return differentiate(whole)[name];
+      };
       return {
         ...Object.fromEntries(saves.map((name) => [name, () => gradients[name] ?? late(name)])),
         bias: () => zeros([attributes.offsets.length - 1]),
@@ -189,26 +219,25 @@ for (const shared of [false, true]) {
 /** dy: [N, D] and what the operation saved -> dx, and the gradients that are wanted. */
 defineOp<Attributes>({ name: "MixtureGradient", wasm: backwardOnHeap, webgpu: backwardOnGpu });
 
-function sizesOf({ x, shared_gate }: Inputs, { offsets, topK }: Attributes) {
+function sizesOf({ x }: Inputs, { offsets, topK, F }: Attributes) {
   const [N, D] = x.shape;
-  const [E, F] = [offsets.length - 1, shared_gate?.shape[0] ?? 0];
+  const E = offsets.length - 1;
   return { N, D, E, F, A: N * topK, S: offsets[E], widest: widestOf(offsets) };
 }
 
-/** Parts of the working memory, each of so many elements, one after the other: 16-byte aligned. */
-function workspaces(...elements: number[]): number[] {
-  const starts: number[] = [];
-  let bytes = 0;
-  for (const count of elements) {
-    starts.push(bytes);
-    bytes += Math.ceil(count / 4) * 16;
-  }
-  const address = workspace(bytes);
-  return starts.map((start) => address + start);
+const MOST_MATRIX_WORDS = (WEIGHTS.length + WEIGHTS_OF_SHARED.length) * MATRIX_WORDS;
+
+/** The experts' matrices, then the shared one's. */
+function wordsOf(inputs: Inputs, { formats }: Attributes): number[] {
+  return matrixWords(only(inputs, [...WEIGHTS, ...WEIGHTS_OF_SHARED]), formats);
+}
+
+function ofShared(matrices: number): number {
+  return matrices + 4 * WEIGHTS.length * MATRIX_WORDS;
 }
 
 function forwardOnHeap(inputs: Inputs, attributes: Attributes): tf.TensorInfo[] {
-  const { x, router, bias, gate, up, down, shared_gate, shared_up, shared_down, residual } = inputs;
+  const { x, router, bias, residual } = inputs;
   const { topK, scoring, normalize, scale, groups, groupsKept, offsets } = attributes;
   const { N, D, E, F, A, S, widest } = sizesOf(inputs, attributes);
   const floats = [x.shape, [N, E], [N, topK], [2 * (A * widest + N * F)]].map((shape) => make(shape));
@@ -216,60 +245,50 @@ function forwardOnHeap(inputs: Inputs, attributes: Attributes): tf.TensorInfo[] 
   const [y, logits, weights, hidden] = floats.map(at);
   const [chosen, order] = integers.map(at);
   const rowBytes = Math.max(cpu().expertsBytes(D, widest), F > 0 ? cpu().gatedMlpBytes(F) : 0);
-  const [offsetsAt, scores, rows] = workspaces(E + 1, 2 * E + groups, rowBytes / 4);
+  const [matrices, offsetsAt, scores, rows] = workspaces(MOST_MATRIX_WORDS, E + 1, 2 * E + groups, rowBytes / 4);
+  const words = wordsOf(inputs, attributes);
   const [xAt, routerAt, biasAt, from] = [at(x), at(router), at(bias), residual && at(residual)];
-  const weightsAt = [at(gate), at(up), at(down)] as const;
-  const shared = shared_gate && ([at(shared_gate), at(shared_up), at(shared_down)] as const);
   const hiddenOfShared = hidden + 4 * 2 * A * widest;
   const softmax = scoring === "softmax";
   run(() => {
     cpu().gemm(false, true, N, E, D, xAt, D, routerAt, D, logits, E, false);
     cpu().route(logits, biasAt, weights, chosen, N, E, topK, softmax, normalize, scale, groups, groupsKept, scores);
-    if (from) cpu().copyRows(from, D, y, D, N, D);
-    if (shared) cpu().gatedMlp(xAt, ...shared, y, hiddenOfShared, N, D, F, from !== undefined, rows);
+    writeIntegers(matrices, words);
     writeIntegers(offsetsAt, offsets);
-    const add = from !== undefined || shared !== undefined;
+    if (from) cpu().copyRows(from, D, y, D, N, D);
+    if (F > 0) cpu().gatedMlp(xAt, ofShared(matrices), y, hiddenOfShared, N, D, F, from !== undefined, rows);
+    const add = from !== undefined || F > 0;
     const into = [y, hidden, order] as const;
-    cpu().experts(xAt, chosen, weights, ...weightsAt, offsetsAt, ...into, N, D, topK, E, S, widest, add, rows);
+    cpu().experts(xAt, chosen, weights, matrices, offsetsAt, ...into, N, D, topK, E, S, widest, add, rows);
   });
   return [floats[0], integers[0], floats[1], floats[2], floats[3], integers[1]];
 }
 
 function backwardOnHeap(inputs: Inputs, attributes: Attributes): tf.TensorInfo[] {
-  const { dy, x, router, gate, up, down, shared_gate, shared_up, shared_down } = inputs;
+  const { dy, x, router } = inputs;
   const { topK, scoring, normalize, scale, offsets, wanted } = attributes;
   const { N, D, E, F, A, S, widest } = sizesOf(inputs, attributes);
   const outputs = [x, ...gradientsOf(wanted).map((name) => inputs[name])].map(({ shape }) => make(shape));
   const to = gradientAddresses(outputs, wanted);
   const rowBytes = Math.max(cpu().expertsGradientBytes(D, widest), F > 0 ? cpu().gatedMlpGradientBytes(F) : 0);
-  const [offsetsAt, scores, dweights, dlogits, rows] = workspaces(E + 1, E, A, N * E, rowBytes / 4);
+  const parts = [MOST_MATRIX_WORDS, E + 1, E, A, N * E, rowBytes / 4];
+  const [matrices, offsetsAt, scores, dweights, dlogits, rows] = workspaces(...parts);
+  const words = wordsOf(inputs, attributes);
   const [dyAt, xAt, routerAt] = [at(dy), at(x), at(router)];
   const [chosen, logits, weights, hidden, order] = SAVED_OUTPUTS.map((name) => at(inputs[name]));
-  const weightsAt = [at(gate), at(up), at(down)] as const;
-  const shared = shared_gate && ([at(shared_gate), at(shared_up), at(shared_down)] as const);
   const hiddenOfShared = hidden + 4 * 2 * A * widest;
   const softmax = scoring === "softmax";
   run(() => {
+    writeIntegers(matrices, words);
     writeIntegers(offsetsAt, offsets);
     const sizes = [N, D, topK, E, S, widest] as const;
-    const saved = [hidden, order] as const;
-    cpu().expertsGradient(
-      dyAt,
-      xAt,
-      weights,
-      ...weightsAt,
-      offsetsAt,
-      ...saved,
-      to.dx,
-      dweights,
-      ...to.experts,
-      ...sizes,
-      rows,
-    );
+    const from = [dyAt, xAt, weights, matrices, offsetsAt, hidden, order] as const;
+    cpu().expertsGradient(...from, to.dx, dweights, ...to.experts, ...sizes, rows);
     cpu().routeGradient(dweights, logits, chosen, dlogits, N, E, topK, softmax, normalize, scale, scores);
     cpu().gemm(false, false, N, D, E, dlogits, E, routerAt, D, to.dx, D, true);
     if (to.router) cpu().gemm(true, false, E, D, N, dlogits, E, xAt, D, to.router, D, false);
-    if (shared) cpu().gatedMlpGradient(dyAt, xAt, ...shared, hiddenOfShared, to.dx, ...to.shared, N, D, F, true, rows);
+    const shared = [dyAt, xAt, ofShared(matrices), hiddenOfShared] as const;
+    if (F > 0) cpu().gatedMlpGradient(...shared, to.dx, ...to.shared, N, D, F, true, rows);
   });
   return outputs;
 }
@@ -279,12 +298,12 @@ function gradientAddresses(outputs: tf.TensorInfo[], wanted: Attributes["wanted"
   const names = ["x", ...gradientsOf(wanted)];
   const of = (name: string): number => (names.includes(name) ? at(outputs[names.indexOf(name)]) : 0);
   const three = (list: string[]) => list.map(of) as [number, number, number];
-  return { dx: of("x"), router: of("router"), experts: three(SAVED.slice(2)), shared: three(SAVED_OF_SHARED) };
+  return { dx: of("x"), router: of("router"), experts: three(WEIGHTS), shared: three(WEIGHTS_OF_SHARED) };
 }
 
 function planOfInputs(inputs: Inputs, attributes: Attributes): Plan {
-  const { F } = sizesOf(inputs, attributes);
-  return planOf(inputs.x.shape, inputs.shared_gate ? { channels: F } : null, attributes);
+  const { F, formats } = attributes;
+  return planOf(inputs.x.shape, inputs.shared_gate ? { channels: F } : null, attributes, formats);
 }
 
 /** Those of the inputs that are there. */

@@ -5,6 +5,7 @@
 
 import { gemm } from "./gemm";
 import { addScaled, at, clear, copy, dot } from "./math";
+import { DOWN, GATE, multiplyByPart, UP } from "./stored";
 import { swiGlu, swiGluGradient } from "./swiGlu";
 
 const ROWS = 256; // Rows of one expert at a time.
@@ -38,7 +39,7 @@ function gather(x: usize, order: usize, to: usize, count: i32, d: i32, topK: i32
 }
 
 /**
- * x: [n, d], chosen: int32 [n, topK], weights: [n, topK], gate, up: [s, d], down: [d, s], offsets: int32 [e + 1]
+ * x: [n, d], chosen: int32 [n, topK], weights: [n, topK], matrices: gate, up: [s, d], down: [d, s], offsets: int32 [e + 1]
  * -> y: [n, d], added to what it holds if `accumulate`; order: int32 [n * topK + e + 1], the slots by expert and where each
  * expert's begin; hidden: [n * topK, 2, widest], the products with gate and with up of each slot, in this order.
  */
@@ -46,9 +47,7 @@ export function experts(
   x: usize,
   chosen: usize,
   weights: usize,
-  gate: usize,
-  up: usize,
-  down: usize,
+  matrices: usize,
   offsets: usize,
   y: usize,
   hidden: usize,
@@ -79,10 +78,10 @@ export function experts(
       const gates = at(hidden, r0 * ld);
       const ups = at(gates, widest);
       gather(x, at(order, r0), rows, count, d, topK);
-      gemm(false, true, count, width, d, rows, d, at(gate, channel * d), d, gates, ld, false);
-      gemm(false, true, count, width, d, rows, d, at(up, channel * d), d, ups, ld, false);
+      multiplyByPart(at(matrices, GATE), channel * d, d, true, count, width, d, rows, d, gates, ld, false);
+      multiplyByPart(at(matrices, UP), channel * d, d, true, count, width, d, rows, d, ups, ld, false);
       for (let i = 0; i < count; i++) swiGlu(at(gates, i * ld), at(ups, i * ld), at(act, i * width), width);
-      gemm(false, true, count, d, width, act, width, at(down, channel), s, rows, d, false);
+      multiplyByPart(at(matrices, DOWN), channel, s, true, count, d, width, act, width, rows, d, false);
       for (let i = 0; i < count; i++) {
         const slot = load<i32>(at(order, r0 + i));
         addScaled(at(y, (slot / topK) * d), at(rows, i * d), load<f32>(at(weights, slot)), d);
@@ -107,9 +106,7 @@ export function expertsGradient(
   dy: usize,
   x: usize,
   weights: usize,
-  gate: usize,
-  up: usize,
-  down: usize,
+  matrices: usize,
   offsets: usize,
   hidden: usize,
   order: usize,
@@ -142,8 +139,6 @@ export function expertsGradient(
     if (width == 0) continue;
     const start = load<i32>(at(starts, expert));
     const end = load<i32>(at(starts, expert + 1));
-    const gateRows = at(gate, channel * d);
-    const upRows = at(up, channel * d);
     if (dgate && start == end) {
       clear(at(dgate, channel * d), width * d);
       clear(at(dup, channel * d), width * d);
@@ -154,7 +149,7 @@ export function expertsGradient(
       const more = r0 > start;
       const slot0 = at(order, r0);
       gather(dy, slot0, outputs, count, d, topK);
-      gemm(false, false, count, width, d, outputs, d, at(down, channel), s, dact, width, false);
+      multiplyByPart(at(matrices, DOWN), channel, s, false, count, width, d, outputs, d, dact, width, false);
       for (let i = 0; i < count; i++) {
         const slot = load<i32>(at(slot0, i));
         const gates = at(hidden, (r0 + i) * ld);
@@ -179,8 +174,8 @@ export function expertsGradient(
         gemm(true, false, width, d, count, dgates, width, inputs, d, at(dgate, channel * d), d, more);
         gemm(true, false, width, d, count, act, width, inputs, d, at(dup, channel * d), d, more);
       }
-      gemm(false, false, count, d, width, dgates, width, gateRows, d, inputs, d, false);
-      gemm(false, false, count, d, width, act, width, upRows, d, inputs, d, true);
+      multiplyByPart(at(matrices, GATE), channel * d, d, false, count, d, width, dgates, width, inputs, d, false);
+      multiplyByPart(at(matrices, UP), channel * d, d, false, count, d, width, act, width, inputs, d, true);
       for (let i = 0; i < count; i++) addScaled(at(dx, (load<i32>(at(slot0, i)) / topK) * d), at(inputs, i * d), 1, d);
     }
   }

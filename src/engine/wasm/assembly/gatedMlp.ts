@@ -4,6 +4,7 @@
 
 import { gemm } from "./gemm";
 import { at } from "./math";
+import { DOWN, GATE, multiplyByPart, UP } from "./stored";
 import { swiGlu, swiGluGradient } from "./swiGlu";
 
 const ROWS = 256;
@@ -14,14 +15,12 @@ export function gatedMlpBytes(f: i32): i32 {
 }
 
 /**
- * x: [n, d], gate, up: [f, d], down: [d, f] -> y: [n, d], added to what it holds if `accumulate`; hidden: [2, n, f], the
+ * x: [n, d], matrices: gate, up: [f, d], down: [d, f] -> y: [n, d], added to what it holds if `accumulate`; hidden: [2, n, f], the
  * products with gate and with up.
  */
 export function gatedMlp(
   x: usize,
-  gate: usize,
-  up: usize,
-  down: usize,
+  matrices: usize,
   y: usize,
   hidden: usize,
   n: i32,
@@ -36,10 +35,10 @@ export function gatedMlp(
     const rows = at(x, row * d);
     const gates = at(hidden, row * f);
     const ups = at(hidden, (n + row) * f);
-    gemm(false, true, count, f, d, rows, d, gate, d, gates, f, false);
-    gemm(false, true, count, f, d, rows, d, up, d, ups, f, false);
+    multiplyByPart(at(matrices, GATE), 0, d, true, count, f, d, rows, d, gates, f, false);
+    multiplyByPart(at(matrices, UP), 0, d, true, count, f, d, rows, d, ups, f, false);
     swiGlu(gates, ups, act, count * f);
-    gemm(false, true, count, d, f, act, f, down, f, at(y, row * d), d, accumulate);
+    multiplyByPart(at(matrices, DOWN), 0, f, true, count, d, f, act, f, at(y, row * d), d, accumulate);
   }
 }
 
@@ -55,9 +54,7 @@ export function gatedMlpGradientBytes(f: i32): i32 {
 export function gatedMlpGradient(
   dy: usize,
   x: usize,
-  gate: usize,
-  up: usize,
-  down: usize,
+  matrices: usize,
   hidden: usize,
   dx: usize,
   dgate: usize,
@@ -78,7 +75,7 @@ export function gatedMlpGradient(
     const outputs = at(dy, row * d);
     const gates = at(hidden, row * f);
     const ups = at(hidden, (n + row) * f);
-    gemm(false, false, count, f, d, outputs, d, down, f, dact, f, false);
+    multiplyByPart(at(matrices, DOWN), 0, f, false, count, f, d, outputs, d, dact, f, false);
     if (dgate) {
       swiGlu(gates, ups, act, count * f);
       gemm(true, false, d, f, count, outputs, d, act, f, ddown, f, more);
@@ -88,7 +85,7 @@ export function gatedMlpGradient(
       gemm(true, false, f, d, count, dact, f, rows, d, dgate, d, more);
       gemm(true, false, f, d, count, act, f, rows, d, dup, d, more);
     }
-    gemm(false, false, count, d, f, dact, f, gate, d, at(dx, row * d), d, accumulate);
-    gemm(false, false, count, d, f, act, f, up, d, at(dx, row * d), d, true);
+    multiplyByPart(at(matrices, GATE), 0, d, false, count, d, f, dact, f, at(dx, row * d), d, accumulate);
+    multiplyByPart(at(matrices, UP), 0, d, false, count, d, f, act, f, at(dx, row * d), d, true);
   }
 }

@@ -14,7 +14,7 @@ const BLOCK_N = 512; // B's (512 KB) stay in the second cache;
 const BLOCK_K = 256; // one panel of each (4 and 8 KB) in the first.
 const FEW = 4; // Rows of C that are computed without packing.
 
-const F32 = -1; // The format of a B that is not stored small.
+export const F32 = -1; // The format of a B that is not stored small.
 
 let packedA: usize = 0;
 let packedB: usize = 0;
@@ -87,8 +87,11 @@ const MANY_WORTH = 1 << 21;
 const FINEST = 64; // Columns or rows of a piece, at least: each packs the other operand anew.
 const STEP = 32; // Pieces begin at multiples of this: tiles, strips and blocks of B are cut nowhere.
 
-/** The product on as many threads as are free: pieces of C's rows or columns, whichever are more. */
-function multiply(
+/**
+ * The product on as many threads as are free: pieces of C's rows or columns, whichever are more. B is stored as `format`
+ * says; of a part of a matrix, b and scales are where that begins.
+ */
+export function multiply(
   format: i32,
   transposeA: bool,
   transposeB: bool,
@@ -179,7 +182,7 @@ function multiplyPart(
   else if (format == F32 && transposeB) {
     dots(m1, n1 - n0, k, a, lda, at(b, n0 * ldb), ldb, at(c, n0), ldc, accumulate);
   } else if (format == F32) sums(m1, n1 - n0, k, a, lda, at(b, n0), ldb, at(c, n0), ldc, accumulate);
-  else if (transposeB) dotsPacked(format, m1, n0, n1, k, a, lda, b, scales, c, ldc, accumulate);
+  else if (transposeB) dotsPacked(format, m1, n0, n1, k, a, lda, b, scales, ldb, c, ldc, accumulate);
   else sumsPacked(format, m1, n0, n1, k, a, lda, b, scales, ldb, c, ldc, accumulate);
 }
 
@@ -197,6 +200,7 @@ function dotsPacked(
   lda: i32,
   words: usize,
   scales: usize,
+  ldb: i32,
   c: usize,
   ldc: i32,
   accumulate: bool,
@@ -205,7 +209,7 @@ function dotsPacked(
     const rows = min(STRIP, n1 - j);
     for (let p = 0; p < k; p += CHUNK) {
       const depth = min(CHUNK, k - p);
-      for (let r = 0; r < rows; r++) decode(format, words, scales, (j + r) * k + p, depth, at(packedB, r * depth));
+      for (let r = 0; r < rows; r++) decode(format, words, scales, (j + r) * ldb + p, depth, at(packedB, r * depth));
       dots(m, rows, depth, at(a, p), lda, packedB, depth, at(c, j), ldc, accumulate || p > 0);
     }
   }

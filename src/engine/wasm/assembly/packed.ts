@@ -6,7 +6,7 @@ export const F16 = 0;
 export const INT8 = 1;
 export const INT4 = 2;
 
-const BLOCK_BITS = 5; // A scale belongs to 2^5 columns.
+export const BLOCK_BITS = 5; // A scale belongs to 2^5 columns.
 
 /** Address of the scales behind the values of a [rows, columns] matrix. */
 export function scalesOf(format: i32, words: usize, rows: i32, columns: i32): usize {
