@@ -4,7 +4,7 @@
 
 import type { PackedFormat } from "../packed.ts";
 import { lines } from "../wgsl.ts";
-import { elements } from "./matmulText.ts";
+import { elements, PASSED } from "./matmulText.ts";
 
 export type Form = "registers" | "tiles";
 
@@ -79,16 +79,15 @@ export function factorsOf({ passes }: BlockProduct): Factor[] {
 }
 
 /**
- * How a thread of `registers` reads; loads are what software GPUs spend their time on. vectors: four numbers at a time,
- * where all lengths and starts are multiples of 4 and the float32 factors' tensors are bound as vec4<f32>. quads: besides, four
- * threads in a row, which are a subgroup, read the rows for each other; `u.across` is then a multiple of 4.
+ * How a thread of `registers` reads; loads are what software GPUs spend their time on. quads: four numbers at a time, where
+ * all lengths and starts are multiples of 4 and the float32 factors' tensors are bound as vec4<f32>; and four threads in a
+ * row, which are a subgroup, pass the rows they read round. They share a block of 16 rows and have 4 columns each;
+ * `u.across` is a multiple of 4.
  */
-export type Reading = "elements" | "vectors" | "quads";
+export type Reading = "elements" | "quads";
 
-/** Whether this product is read in quads: not the gradients of weights, where it was slower. */
-export function readsInQuads({ leftAlongK }: BlockProduct, reading: Reading): boolean {
-  return reading === "quads" && leftAlongK;
-}
+/** Rows of a block and columns of a thread of `quads`. */
+export const QUAD_SHAPE: Shape = { rows: 16, columns: 4 };
 
 /** The whole text. `u.across`: blocks from left to right. */
 export function blockProduct(form: Form, product: BlockProduct, shape: Shape, reading: Reading): string {
@@ -100,42 +99,44 @@ export function blockProduct(form: Form, product: BlockProduct, shape: Shape, re
     ${product.store.replaceAll("VECTOR", `vec${form === "tiles" ? OWN : shape.columns}<f32>`)}
     fn rowHandle(b: Block, m: u32) -> u32 { return ${product.rowHandle}; }
     fn columnHandle(b: Block, n: u32) -> u32 { return ${product.columnHandle}; }
-    ${form === "registers" ? registers(product, shape, reading) : tiles(product)}
+    ${form === "tiles" ? tiles(product) : reading === "quads" ? quads(product) : registers(product, shape)}
   `;
 }
 
-type Loop = (product: BlockProduct, shape: Shape, pass: Pass, quads: boolean) => string;
+/** The loop of every pass, where it applies. */
+function loops({ passes }: BlockProduct, loop: (pass: Pass) => string): string {
+  return passes.map((pass) => (pass.when ? `if (${pass.when}) { ${loop(pass)} }` : loop(pass))).join("\n");
+}
 
-function registers(product: BlockProduct, shape: Shape, reading: Reading): string {
-  const { rows, columns } = shape;
+const placeOf = (row: string) => `rowHandle(b, min(${row}, b.rows - 1u))`;
+
+function registers(product: BlockProduct, { rows, columns }: Shape): string {
   const sums = sumsOf(product);
-  const quads = readsInQuads(product, reading);
-  const loop = reading === "elements" ? loopOverElements : loopOverVectors;
-  const passes = product.passes.map((pass) => {
-    const text = loop(product, shape, pass, quads);
-    return pass.when ? `if (${pass.when}) { ${text} }` : text;
-  });
-  const place = (row: string) => `rowHandle(b, min(${row}, b.rows - 1u))`;
+  const loop = ({ depth, each = "", left, right }: Pass): string => /* wgsl */ `
+    for (var k = 0u; k < ${depth}; k++) {
+      ${each}
+      ${right.map((factor, i) => `let y${i} = vec${columns}<f32>(${across(columns, (c) => element(factor, `n${c}`))});`).join("\n")}
+      ${lines(rows, (r) => left.map((factor, i) => `let x${i}r${r} = ${element(factor, `m${r}`)};`).join(" "))}
+      ${everySum(rows, sums, (r, s) => `s${s}r${r} += x${of(left, s)}r${r} * y${of(right, s)};`)}
+    }
+  `;
   return /* wgsl */ `
-    ${quads ? "@diagnostic(off, subgroup_uniformity) // A quad's threads are there together or not at all." : ""}
     fn main(group: u32, thread: u32) {
       let i = group * THREADS + thread;
       let b = find(i / u.across);
       let column = i % u.across * ${columns}u;
-      if (b.rows == 0u || column ${quads ? `- thread % 4u * ${columns}u ` : ""}>= b.columns) { return; }
-      ${
-        quads
-          ? lines(rows / 4, (g) => `let m${g} = ${place(`${4 * g}u + thread % 4u`)};`)
-          : lines(rows, (r) => `let m${r} = ${place(`${r}u`)};`)
-      }
-      ${lines(columns, (c) => `let n${c} = columnHandle(b, min(column + ${c}u, b.columns - 1u));`)}
+      if (b.rows == 0u || column >= b.columns) { return; }
+      ${lines(rows, (r) => `let m${r} = ${placeOf(`${r}u`)};`)}
+      ${columnHandles(columns)}
       ${everySum(rows, sums, (r, s) => `var s${s}r${r} = vec${columns}<f32>();`)}
-      ${passes.join("\n")}
-      ${quads ? "if (column >= b.columns) { return; }" : ""}
+      ${loops(product, loop)}
       ${lines(rows, (r) => `if (${r}u < b.rows) { store(b, ${r}u, column, ${names(sums, r)}); }`)}
     }
   `;
 }
+
+const columnHandles = (columns: number): string =>
+  lines(columns, (c) => `let n${c} = columnHandle(b, min(column + ${c}u, b.columns - 1u));`);
 
 function everySum(rows: number, sums: number, line: (r: number, s: number) => string): string {
   return lines(rows * sums, (i) => line(Math.floor(i / sums), i % sums));
@@ -143,71 +144,87 @@ function everySum(rows: number, sums: number, line: (r: number, s: number) => st
 
 const of = (list: Factor[], s: number): number => Math.min(s, list.length - 1);
 
-/** One k at a time. */
-const loopOverElements: Loop = (product, { rows, columns }, { depth, each = "", left, right }) => /* wgsl */ `
-  for (var k = 0u; k < ${depth}; k++) {
-    ${each}
-    ${right.map((factor, i) => `let y${i} = vec${columns}<f32>(${across(columns, (c) => element(factor, `n${c}`))});`).join("\n")}
-    ${lines(rows, (r) => left.map((factor, i) => `let x${i}r${r} = ${element(factor, `m${r}`)};`).join(" "))}
-    ${everySum(rows, sumsOf(product), (r, s) => `s${s}r${r} += x${of(left, s)}r${r} * y${of(right, s)};`)}
-  }
-`;
-
 const across = (columns: number, part: (c: number) => string): string =>
   Array.from({ length: columns }, (_, c) => part(c)).join(", ");
 
-/** Four k at a time where neighbours in memory are neighbours in k, else four rows or columns at a time. */
-const loopOverVectors: Loop = (product, ...rest) => {
-  if (!product.leftAlongK) return overRows(product, ...rest);
-  return product.rightAlongK ? overDots(product, ...rest) : overColumns(product, ...rest);
-};
-
-/** Declares x0r0.., four neighbours in k of every row. */
-function fourOfRows(left: Factor[], rows: number, quads: boolean): string {
-  if (!quads)
-    return lines(rows, (r) => left.map((factor, i) => `let x${i}r${r} = ${four(factor, `m${r}`)};`).join(" "));
-  const own = lines(rows / 4, (g) => left.map((factor, i) => `let own${i}g${g} = ${four(factor, `m${g}`)};`).join(" "));
-  const all = lines(rows, (r) =>
-    left.map((_, i) => `let x${i}r${r} = subgroupBroadcast(own${i}g${r >> 2}, ${r & 3}u);`).join(" "),
-  );
-  return `${own}\n${all}`;
+// In the sums s{s}r{4 * d + i} a thread has the products of its own columns with row i of the thread whose number is its
+// own ^ d.
+function quads(product: BlockProduct): string {
+  const sums = sumsOf(product);
+  const { rows, columns } = QUAD_SHAPE;
+  const loop = (pass: Pass): string => /* wgsl */ `{
+    let depth = ${pass.depth};
+    for (var k0 = 0u; k0 < depth; k0 += 4u) {
+      ${readFours(product, pass)}
+      ${PASSED.map((passed, d) => addPassed(product, pass, passed, d)).join("\n")}
+    }
+  }`;
+  return /* wgsl */ `
+    @diagnostic(off, subgroup_uniformity) // A quad's threads are there together or not at all.
+    fn main(group: u32, thread: u32) {
+      let i = group * THREADS + thread;
+      let b = find(i / u.across);
+      let lane = thread % 4u;
+      let column = i % u.across * ${columns}u;
+      if (b.rows == 0u || column - lane * ${columns}u >= b.columns) { return; }
+      ${lines(4, (r) => `let m${r} = ${placeOf(`4u * lane + ${r}u`)};`)}
+      ${columnHandles(columns)}
+      ${everySum(rows, sums, (r, s) => `var s${s}r${r} = vec4<f32>();`)}
+      ${loops(product, loop)}
+      if (column >= b.columns) { return; }
+      ${lines(rows, (r) => {
+        const row = `4u * (lane ^ ${r >> 2}u) + ${r & 3}u`;
+        return `if (${row} < b.rows) { store(b, ${row}, column, ${names(sums, r)}); }`;
+      })}
+    }
+  `;
 }
 
-const overDots: Loop = (product, { rows, columns }, { depth, each = "", left, right }, quads) => /* wgsl */ `
-  for (var k = 0u; k < ${depth}; k += 4u) {
-    ${each}
-    ${lines(columns, (c) => right.map((factor, i) => `let y${i}c${c} = ${four(factor, `n${c}`)};`).join(" "))}
-    ${fourOfRows(left, rows, quads)}
-    ${everySum(rows, sumsOf(product), (r, s) => {
-      const dots = across(columns, (c) => `dot(x${of(left, s)}r${r}, y${of(right, s)}c${c})`);
-      return `s${s}r${r} += vec${columns}<f32>(${dots});`;
-    })}
-  }
-`;
-
-const overColumns: Loop = (product, { rows }, { depth, each = "", left, right }, quads) => /* wgsl */ `
-  for (var k0 = 0u; k0 < ${depth}; k0 += 4u) {
-    ${fourOfRows(left, rows, quads).replaceAll(/\bk\b/g, "k0")}
+/**
+ * Declares what a thread reads at k0: of each factor four vectors, x{i}v{j} and y{i}v{j}, the j-th of them four k of the
+ * j-th row or column, or four rows or columns of the j-th k. The depth is a multiple of 4 where neighbours in k are
+ * neighbours in memory; else past its end there are zeros.
+ */
+function readFours({ leftAlongK, rightAlongK }: BlockProduct, { each = "", left, right }: Pass): string {
+  const sides = [
+    { name: "x", handle: "m", factors: left, alongK: leftAlongK },
+    { name: "y", handle: "n", factors: right, alongK: rightAlongK },
+  ];
+  const reads = (alongK: boolean, read: (vector: string, factor: Factor, handle: string) => string): string =>
+    sides
+      .filter((side) => side.alongK === alongK)
+      .flatMap(({ name, handle, factors }) => factors.map((factor, i) => read(`${name}${i}v`, factor, handle)))
+      .join("\n");
+  return /* wgsl */ `
+    ${reads(true, (vector, factor, handle) =>
+      lines(4, (j) => `let ${vector}${j} = ${four(factor, `${handle}${j}`).replaceAll(/\bk\b/g, "k0")};`),
+    )}
+    ${reads(false, (vector) => lines(4, (j) => `var ${vector}${j} = vec4<f32>();`))}
     ${lines(
       4,
       (j) => /* wgsl */ `{
-        let k = k0 + ${j}u;
+        let k = ${leftAlongK ? `k0 + ${j}u` : `min(k0 + ${j}u, depth - 1u)`};
         ${each}
-        ${right.map((factor, i) => `let y${i} = ${four(factor, "n0")};`).join(" ")}
-        ${everySum(rows, sumsOf(product), (r, s) => `s${s}r${r} += x${of(left, s)}r${r}[${j}] * y${of(right, s)};`)}
+        ${reads(false, (vector, factor, handle) => {
+          const value = four(factor, `${handle}0`);
+          return `${vector}${j} = ${handle === "m" ? `select(vec4<f32>(), ${value}, k0 + ${j}u < depth)` : value};`;
+        })}
       }`,
     )}
-  }
-`;
+  `;
+}
 
-const overRows: Loop = (product, { rows }, { depth, each = "", left, right }) => /* wgsl */ `
-  for (var k = 0u; k < ${depth}; k++) {
-    ${each}
-    ${left.map((factor, i) => `let x${i} = ${four(factor, "m0")};`).join(" ")}
-    ${right.map((factor, i) => `let y${i} = ${four(factor, "n0")};`).join(" ")}
-    ${everySum(rows, sumsOf(product), (r, s) => `s${s}r${r} += x${of(left, s)}[${r}] * y${of(right, s)};`)}
-  }
-`;
+function addPassed(product: BlockProduct, { left, right }: Pass, passed: string, d: number): string {
+  const x = (i: number, r: number, q: number) => (product.leftAlongK ? `z${i}v${r}[${q}]` : `z${i}v${q}[${r}]`);
+  const y = (i: number, q: number) =>
+    product.rightAlongK ? `vec4<f32>(${across(4, (c) => `y${i}v${c}[${q}]`)})` : `y${i}v${q}`;
+  return /* wgsl */ `{
+    ${left.map((_, i) => lines(4, (j) => `let z${i}v${j} = ${passed}(x${i}v${j});`)).join("\n")}
+    ${everySum(4, sumsOf(product), (r, s) =>
+      lines(4, (q) => `s${s}r${4 * d + r} += ${x(of(left, s), r, q)} * ${y(of(right, s), q)};`),
+    )}
+  }`;
+}
 
 const names = (sums: number, r: number): string => Array.from({ length: sums }, (_, s) => `s${s}r${r}`).join(", ");
 
@@ -265,7 +282,7 @@ function tiles(product: BlockProduct): string {
       let column = thread % ${SIDE}u * ${OWN}u;
       ${lines(OWN * sums, (i) => `var s${i % sums}r${Math.floor(i / sums)} = vec4<f32>();`)}
       if (b.rows > 0u && column0 < b.columns) {
-        ${product.passes.map((pass) => (pass.when ? `if (${pass.when}) ${loop(pass)}` : loop(pass))).join("\n")}
+        ${loops(product, loop)}
       }
       ${lines(
         OWN,

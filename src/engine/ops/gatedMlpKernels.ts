@@ -14,7 +14,7 @@ import {
   blockProduct,
   factorsOf,
   type Reading,
-  readsInQuads,
+  QUAD_SHAPE,
   type Form,
   type Shape,
   TILE_SHAPE,
@@ -72,8 +72,14 @@ function hasQuads(): boolean {
 }
 
 /** Rows of a block. */
-export function rowsOf({ form }: Plan): number {
-  return form === "tiles" ? TILE_SHAPE.rows : ROW_SHAPE.rows;
+export function rowsOf(plan: Plan): number {
+  return shapeOf(plan, ROW_SHAPE).rows;
+}
+
+/** Of a block: `thread` where each thread is on its own. */
+function shapeOf({ form, reading }: Pick<Plan, "form" | "reading">, thread: Shape): Shape {
+  if (form === "tiles") return TILE_SHAPE;
+  return reading === "quads" ? QUAD_SHAPE : thread;
 }
 
 /** Tokens, and what there is besides: a shared MLP of `channels`, experts with these offsets of which each token takes topK. */
@@ -88,7 +94,9 @@ export function planOf(
   const A = N * topK;
   const E = offsets.length - 1;
   const widest = widestOf(offsets);
-  const rows = form === "tiles" ? TILE_SHAPE.rows : ROW_SHAPE.rows;
+  const inFours = [D, shared?.channels ?? 0, ...offsets].every((size) => size % 4 === 0);
+  const reading = form === "registers" && inFours && hasQuads() ? "quads" : "elements";
+  const { rows } = shapeOf({ form, reading }, ROW_SHAPE);
   const sizes = {
     N,
     D,
@@ -102,8 +110,6 @@ export function planOf(
     routedBlocks: routed ? Math.floor(A / rows) + E : 0,
     overlapWidth: Math.ceil(widest / COLUMNS),
   };
-  const inFours = form === "registers" && [D, sizes.F, ...offsets].every((size) => size % 4 === 0);
-  const reading = inFours ? (hasQuads() ? "quads" : "vectors") : "elements";
   return { form, reading, routed: routed !== null, shared: shared !== null, offsets, formats, sizes };
 }
 
@@ -234,12 +240,13 @@ interface Launched {
 function launchBlocks(
   plan: Plan,
   product: BlockProduct,
-  shape: Shape,
+  thread: Shape,
   launched: Launched,
   columns: number,
   blocks: number,
 ) {
   const { form, reading } = plan;
+  const shape = shapeOf(plan, thread);
   const tiled = form === "tiles";
   const factors = factorsOf(product);
   const plain = factors.flatMap(([tensor, , format]) => (format ? [] : [tensor]));
@@ -248,13 +255,13 @@ function launchBlocks(
       format ? [[`${tensor}Scales`, scalesAt(format, launched.reads[tensor])]] : [],
     ),
   );
-  const quads = readsInQuads(product, reading);
-  const least = Math.ceil(columns / (tiled ? TILE_SHAPE : shape).columns);
+  const quads = reading === "quads";
+  const least = Math.ceil(columns / shape.columns);
   const across = quads ? Math.ceil(least / 4) * 4 : least;
   launch({
     ...launched,
     source: blockProduct(form, product, shape, reading),
-    vectors: reading === "elements" ? [] : plain,
+    vectors: quads ? plain : [],
     enable: quads ? ["subgroups"] : [],
     sizes: { ...plan.sizes, ...scales, across },
     workgroups: tiled ? across * blocks : groupsFor(across * blocks),
@@ -262,9 +269,9 @@ function launchBlocks(
   });
 }
 
-function launchRows(plan: Plan, product: BlockProduct, shape: Shape, launched: Launched, columns: number): void {
+function launchRows(plan: Plan, product: BlockProduct, thread: Shape, launched: Launched, columns: number): void {
   const { sharedBlocks, routedBlocks } = plan.sizes;
-  launchBlocks(plan, product, shape, launched, columns, sharedBlocks + routedBlocks);
+  launchBlocks(plan, product, thread, launched, columns, sharedBlocks + routedBlocks);
 }
 
 const widths = ({ sizes: { F, widest } }: Plan): number => Math.max(F, widest);
@@ -293,7 +300,7 @@ export function launchInner(plan: Plan, reads: Tensors, writes: Tensors): void {
         let row = b.first + m;
         let gates = partAt(row, 2u, 0u) + n;
         let acts = partAt(row, 1u, 0u) + n;
-        for (var j = 0u; j < min(${plan.form === "tiles" ? COLUMNS : NARROW_SHAPE.columns}u, b.width - n); j++) {
+        for (var j = 0u; j < min(${Math.min(COLUMNS, shapeOf(plan, NARROW_SHAPE).columns)}u, b.width - n); j++) {
           hidden[gates + j] = g[j];
           hidden[gates + b.stride + j] = v[j];
           act[acts + j] = g[j] * sigmoid(g[j]) * v[j];
@@ -428,7 +435,7 @@ function launchWeights(
   make: (blocks: string) => BlockProduct,
   launched: Launched,
 ): void {
-  const size = (plan.form === "tiles" ? TILE_SHAPE : WEIGHT_SHAPE).rows;
+  const size = shapeOf(plan, WEIGHT_SHAPE).rows;
   const { D, E } = plan.sizes;
   const [down, columns] = alongChannels ? [widths(plan), D] : [D, widths(plan)];
   const blocks = Math.ceil(down / size);

@@ -265,7 +265,7 @@ function registersText({ terms }: ProductText, p: number, variant: Variant): str
 }
 
 /** What a thread of four gets from the one whose number differs from its own in the bits of d. */
-const PASSED = ["", "quadSwapX", "quadSwapY", "quadSwapDiagonal"];
+export const PASSED = ["", "quadSwapX", "quadSwapY", "quadSwapDiagonal"];
 
 // In the sums c{d}i_v a thread has the products of its own columns with row i of the thread whose number is its own ^ d.
 function quadsText({ terms }: ProductText, p: number, variant: Variant): string {
