@@ -42,7 +42,11 @@ const codes: ReadonlySet<string> = new Set<FailureCode>([
 ]);
 
 /** Errors of the engine, by name: layers below this one may not be imported, and names survive between threads. */
-const engineErrors: Record<string, FailureCode> = { DeviceLostError: "deviceLost", GpuMemoryError: "memory" };
+const engineErrors: Record<string, FailureCode> = {
+  DeviceLostError: "deviceLost",
+  GpuMemoryError: "memory",
+  ThreadLostError: "workerDied",
+};
 
 /** An error whose `name` is its code: name and message are all that survives the way between threads. */
 export class Failure extends Error {

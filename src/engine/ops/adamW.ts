@@ -127,7 +127,9 @@ function onWasm(
   { beta1, beta2, eps, clipNorm }: AdamWSettings,
 ): void {
   const count = gradients.length;
-  const squares = workspace(4 * (count + 1));
+  const parts = cpu().squaredSumBytes(Math.max(0, ...parameters.map(({ size }) => size)));
+  const work = workspace(parts + 4 * (count + 1));
+  const squares = work + parts;
   const norm = squares + 4 * count;
   const rate = at(rates);
   const works = parameters.flatMap((parameter, i) => {
@@ -137,7 +139,7 @@ function onWasm(
     return [{ addresses, gradient: at(gradient), size: parameter.size, decays: decays[i] }];
   });
   run(() => {
-    works.forEach(({ gradient, size }, i) => cpu().squaredSum(gradient, squares + 4 * i, size));
+    works.forEach(({ gradient, size }, i) => cpu().squaredSum(gradient, squares + 4 * i, size, work));
     cpu().columnSums(squares, norm, works.length, 1);
     for (const { addresses, size, decays: decayed } of works) {
       cpu().adamW(...addresses, norm, rate, size, clipNorm, beta1, beta2, 1 - beta1, 1 - beta2, eps, decayed);

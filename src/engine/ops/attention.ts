@@ -111,7 +111,7 @@ defineOp<Attributes>({
     const outputs = [q, k, v].map(({ shape }) => make(shape));
     const [dq, dk, dv] = outputs.map(at);
     const addresses = [at(dy), at(q), at(k), at(v), 0, at(o), at(stats), dq, dk, dv, 0] as const;
-    const work = workspace(cpu().causalAttentionGradientBytes(T, K, P));
+    const work = workspace(cpu().causalAttentionGradientBytes(B, T, G, K, P));
     run(() => cpu().causalAttentionGradient(...addresses, B, T, H, G, K, P, V, K, V, scale, work));
     return outputs;
   },

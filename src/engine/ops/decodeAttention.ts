@@ -173,7 +173,7 @@ defineOp<Attributes & { scale: number }>({
     const o = make(q.shape);
     const positionsAt = at(positions);
     const addresses = [at(q), at(keys), at(values), positionsAt, at(cos), at(sin), at(o)] as const;
-    const work = workspace((S + D) * 4);
+    const work = workspace(cpu().decodeAttentionBytes(S, D));
     run(() => {
       checkPositions(positions, positionsAt, B, known);
       cpu().decodeAttention(...addresses, B, S, H, G, D, half, layout === "interleaved", scale, work);

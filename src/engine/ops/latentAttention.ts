@@ -115,7 +115,7 @@ defineOp<Attributes>({
     const [kvAt, dkvAt] = [at(kv), at(dkv)];
     const inputs = [at(dy), at(turned), kvAt, kvAt + 4 * K, at(shared), at(o), at(stats)] as const;
     const addresses = [...inputs, at(dq), dkvAt, dkvAt + 4 * K, at(drotary)] as const;
-    const work = workspace(cpu().causalAttentionGradientBytes(T, K, P));
+    const work = workspace(cpu().causalAttentionGradientBytes(B, T, G, K, P));
     run(() => cpu().causalAttentionGradient(...addresses, B, T, H, G, K, P, V, K + V, K + V, scale, work));
     rotateOnHeap(dq, dq, { positions, cos, sin }, layout, true);
     rotateOnHeap(drotary, drotary, { positions, cos, sin }, layout, true);

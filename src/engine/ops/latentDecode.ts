@@ -168,7 +168,7 @@ defineOp<Attributes & { scale: number }>({
     const o = make([B, 1, H, V]);
     const positionsAt = at(positions);
     const addresses = [at(q), at(cache), at(weight), positionsAt, at(cos), at(sin), at(o)] as const;
-    const work = workspace((S + 2 * cache.shape[2]) * 4);
+    const work = workspace(cpu().latentDecodeBytes(S, cache.shape[2]));
     const known = Math.min(S, cos.shape[0]);
     run(() => {
       checkPositions(positions, positionsAt, B, known);

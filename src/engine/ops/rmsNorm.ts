@@ -4,7 +4,7 @@ import { wantsGradient } from "../gradients.ts";
 import { allocate, groupsFor, launch, THREADS } from "../launch.ts";
 import { defineOp, hasKernel, runOp, runOps } from "../op.ts";
 import * as tf from "../tf.ts";
-import { at, cpu, make, run } from "../wasm/heap.ts";
+import { at, cpu, make, run, workspace } from "../wasm/heap.ts";
 import { sumOverLanes, withScratch } from "../wgsl.ts";
 
 /**
@@ -155,8 +155,9 @@ defineOp<Attributes>({
     const outputs = [x, ...(weightGradient ? [weight] : [])].map(({ shape }) => make(shape));
     const [dx, dweight = 0] = outputs.map(at);
     const [dyAt, xAt, weightAt, passedAt, restAt] = [dy, x, weight, passed, rest].map((t) => (t ? at(t) : 0));
+    const work = weightGradient ? workspace(cpu().rmsNormGradientBytes(rows, width)) : 0;
     run(() => {
-      cpu().rmsNormGradient(dyAt, xAt, stride, weightAt, passedAt, dx, dweight, rows, width, eps);
+      cpu().rmsNormGradient(dyAt, xAt, stride, weightAt, passedAt, dx, dweight, rows, width, eps, work);
       if (restAt) cpu().copyRows(restAt, stride - width, dx + 4 * width, stride, rows, stride - width);
     });
     return outputs;

@@ -3,12 +3,13 @@
 const HEADER_BYTES = 8;
 const IMPORTS = 2; // Sections.
 const MEMORIES = 5;
-const MEMORY = 2; // The kind of an import.
+const FUNCTION = 0; // Kinds of an import.
+const MEMORY = 2;
 const BOUNDED = 1; // Limits of a memory that has a maximum,
 const SHARED = 3; // and is shared.
 
 /**
- * The same module with its memory (its own, or its first import) shared between threads.
+ * The same module with its memory (its own, or the first of its imports that is no function) shared between threads.
  *
  * Code does not change with that: plain loads and stores work on shared memory, atomic ones on any.
  */
@@ -40,13 +41,18 @@ function limitsOfMemory(bytes: Uint8Array): number {
     const length = integer();
     const next = at + length;
     if (section === MEMORIES || section === IMPORTS) {
-      integer(); // How many there are.
+      const count = integer();
       if (section === MEMORIES) return at;
-      skipName();
-      skipName();
-      if (bytes[at++] === MEMORY) return at;
+      for (let i = 0; i < count; i++) {
+        skipName();
+        skipName();
+        const kind = bytes[at++];
+        if (kind === MEMORY) return at;
+        if (kind !== FUNCTION) break;
+        integer(); // Its type.
+      }
     }
     at = next;
   }
-  throw new Error("The module neither has a memory nor imports one first.");
+  throw new Error("The module neither has a memory nor imports one before all but functions.");
 }

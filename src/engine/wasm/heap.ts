@@ -5,7 +5,7 @@ import type { BackendWasm } from "@tensorflow/tfjs-backend-wasm";
 import * as tf from "../tf.ts";
 import { type Arena, createArena } from "./arena.ts";
 import type { CpuKernels } from "./kernels.ts";
-import { kernelModule } from "./module.ts";
+import { instantiateKernels, kernelModule } from "./module.ts";
 import type { ThreadHost } from "./threads.ts";
 
 interface EmscriptenModule {
@@ -31,9 +31,8 @@ export function cpu(): CpuKernels {
   const active = backend();
   if (bound?.backend === active) return bound.kernels;
   const { memory } = emscripten().asm;
-  const instance = new WebAssembly.Instance(kernelModule(), { env: { memory } });
-  const kernels = instance.exports as unknown as CpuKernels;
-  kernels.bindGemm(allocateAligned(kernels.gemmBytes()));
+  const kernels = instantiateKernels(kernelModule(), memory);
+  kernels.bindOwn(allocateAligned(kernels.ownBytes()));
   bound = { backend: active, kernels };
   scratch = { address: 0, bytes: 0 };
   return kernels;
@@ -45,8 +44,8 @@ export async function startThreads({ count, start }: ThreadHost): Promise<void> 
   const table = allocateAligned(kernels.threadsBytes());
   emscripten().HEAP32.fill(0, table / 4, (table + kernels.threadsBytes()) / 4);
   const work = { module: kernelModule(), memory: emscripten().asm.memory, table };
-  const others = Array.from({ length: count - 1 }, () => allocateAligned(kernels.gemmBytes()));
-  await Promise.all(others.map((packing) => start({ ...work, packing })));
+  const others = Array.from({ length: count - 1 }, () => allocateAligned(kernels.ownBytes()));
+  await Promise.all(others.map((own, i) => start({ ...work, own, number: i + 2 }))); // Ours is 1.
   kernels.bindThreads(table, count);
 }
 

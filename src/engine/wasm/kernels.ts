@@ -4,8 +4,8 @@
 type Address = number;
 
 export interface CpuKernels {
-  gemmBytes(): number;
-  bindGemm(memory: Address): void;
+  ownBytes(): number;
+  bindOwn(memory: Address): void;
   gemm(
     transposeA: boolean,
     transposeB: boolean,
@@ -21,22 +21,6 @@ export interface CpuKernels {
     accumulate: boolean,
   ): void;
   /** B is packed [rows, columns]; format 0 f16, 1 int8, 2 int4. c = a·Bᵀ if transposeB, else a·B. */
-  gemmPacked(
-    format: number,
-    transposeB: boolean,
-    m: number,
-    n: number,
-    k: number,
-    a: Address,
-    lda: number,
-    words: Address,
-    rows: number,
-    columns: number,
-    c: Address,
-    ldc: number,
-    accumulate: boolean,
-  ): void;
-  /** format: 0 f16, 1 int8, 2 int4 (engine/packed.ts). */
   gemmPacked(
     format: number,
     transposeB: boolean,
@@ -69,6 +53,7 @@ export interface CpuKernels {
   addRow(y: Address, row: Address, rows: number, width: number): void;
   columnSums(x: Address, sums: Address, rows: number, width: number): void;
   rmsNorm(x: Address, ldx: number, weight: Address, y: Address, rows: number, width: number, eps: number): void;
+  rmsNormGradientBytes(rows: number, width: number): number;
   rmsNormGradient(
     dy: Address,
     x: Address,
@@ -80,6 +65,7 @@ export interface CpuKernels {
     rows: number,
     width: number,
     eps: number,
+    work: Address,
   ): void;
   swiGlu(gate: Address, up: Address, y: Address, n: number): void;
   swiGluGradient(dy: Address, gate: Address, up: Address, dgate: Address, dup: Address, n: number): void;
@@ -118,7 +104,7 @@ export interface CpuKernels {
     scale: number,
     work: Address,
   ): void;
-  causalAttentionGradientBytes(t: number, k: number, p: number): number;
+  causalAttentionGradientBytes(b: number, t: number, groups: number, k: number, p: number): number;
   causalAttentionGradient(
     dy: Address,
     q: Address,
@@ -175,6 +161,7 @@ export interface CpuKernels {
     eps: number,
     interleaved: boolean,
   ): void;
+  decodeAttentionBytes(slots: number, d: number): number;
   decodeAttention(
     q: Address,
     keys: Address,
@@ -193,6 +180,7 @@ export interface CpuKernels {
     scale: number,
     work: Address,
   ): void;
+  latentDecodeBytes(slots: number, width: number): number;
   latentDecode(
     q: Address,
     cache: Address,
@@ -373,7 +361,8 @@ export interface CpuKernels {
     temperature: number,
     work: Address,
   ): void;
-  squaredSum(x: Address, y: Address, n: number): void;
+  squaredSumBytes(n: number): number;
+  squaredSum(x: Address, y: Address, n: number, work: Address): void;
   adamW(
     parameter: Address,
     gradient: Address,

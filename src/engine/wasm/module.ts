@@ -2,6 +2,8 @@
 
 import { withSharedMemory } from "./binary.ts";
 import { hasRelaxedSimd } from "./features.ts";
+import type { CpuKernels } from "./kernels.ts";
+import { ThreadLostError } from "./threads.ts";
 
 let compiled: WebAssembly.Module | null = null;
 
@@ -19,4 +21,16 @@ export async function loadKernels(shared: boolean): Promise<void> {
 export function kernelModule(): WebAssembly.Module {
   if (!compiled) throw new Error("The CPU kernels are not loaded: start the wasm backend with startBackend.");
   return compiled;
+}
+
+/** The kernels on this memory. */
+export function instantiateKernels(module: WebAssembly.Module, memory: WebAssembly.Memory): CpuKernels {
+  const { exports } = new WebAssembly.Instance(module, { env: { memory }, threads: { pieceLost } });
+  return exports as unknown as CpuKernels;
+}
+
+function pieceLost(): never {
+  throw new ThreadLostError(
+    "A thread ended while it changed tensors in place, so they are spoiled: go on from the last checkpoint",
+  );
 }

@@ -4,6 +4,7 @@ import { enableRelaxedSimd } from "../../../src/cli/relaxedSimd.ts";
 import plain from "../../../src/engine/wasm/assembly/kernels.ts?assembly";
 import relaxed from "../../../src/engine/wasm/assembly/kernels.ts?assembly&relaxed";
 import type { CpuKernels } from "../../../src/engine/wasm/kernels.ts";
+import { instantiateKernels } from "../../../src/engine/wasm/module.ts";
 
 enableRelaxedSimd();
 
@@ -24,7 +25,7 @@ const FIRST = 1024;
 export function instantiate(build: keyof typeof builds, pages = 64): Instance {
   const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
   new Float32Array(memory.buffer).fill(Number.NaN);
-  const kernels = new WebAssembly.Instance(builds[build], { env: { memory } }).exports as unknown as CpuKernels;
+  const kernels = instantiateKernels(builds[build], memory);
   let end = FIRST;
   const take = (bytes: number) => {
     const address = end;
@@ -32,7 +33,7 @@ export function instantiate(build: keyof typeof builds, pages = 64): Instance {
     if (end > memory.buffer.byteLength) throw new Error(`the test wants more than ${pages} pages of memory`);
     return address;
   };
-  kernels.bindGemm(take(kernels.gemmBytes()));
+  kernels.bindOwn(take(kernels.ownBytes()));
   return {
     kernels,
     put(values) {

@@ -1,7 +1,8 @@
 // Distillation against a teacher's largest log-probabilities: the row that the head's loop calls, and the choice of them.
 
 import { at, exp1, exp4, log1 } from "./math";
-import { logSumExp, toLogits } from "./headLoss";
+import { blockTokens, logSumExp, toLogits } from "./headLoss";
+import { evenly, give, given, share, TOP } from "./threads";
 
 /** A logit that takes no part; an infinity would give infinity - infinity where no other is left. */
 const NONE: f32 = -1e30;
@@ -73,8 +74,10 @@ function scaleRest(row: usize, v: i32, logAll: f32, whole: f32, logRest: f32, re
 
 /** Bytes of working memory that `topLogProbabilities` wants. */
 export function topLogProbabilitiesBytes(v: i32): i32 {
-  return v << 2;
+  return (blockTokens(v) * v) << 2;
 }
+
+const TAKES = 3; // Nanoseconds for a logit's part of the choice.
 
 /**
  * h: [m, d] -> the k largest of each row's log-softmax of logits / temperature, largest first, the lower word first of
@@ -93,12 +96,33 @@ export function topLogProbabilities(
   temperature: f32,
   work: usize,
 ): void {
-  const inverse: f32 = 1 / temperature;
-  for (let row = 0; row < m; row++) {
-    toLogits(at(h, row * d), head, parts, 1, d, v, work);
-    for (let i = 0; i < v; i++) store<f32>(at(work, i), load<f32>(at(work, i)) * inverse);
-    const logAll = logSumExp(work, v);
-    largest(work, v, at(ids, row * k), at(logProbabilities, row * k), k);
+  const most = blockTokens(v);
+  for (let m0 = 0; m0 < m; m0 += most) {
+    const tokens = min(most, m - m0);
+    toLogits(at(h, m0 * d), head, parts, tokens, d, v, work);
+    give<usize>(0, work);
+    give<usize>(1, at(ids, m0 * k));
+    give<usize>(2, at(logProbabilities, m0 * k));
+    give<i32>(3, v);
+    give<i32>(4, k);
+    give<f32>(5, 1 / temperature);
+    share(TOP, tokens, evenly(tokens, 1), <f64>tokens * <f64>v * TAKES, false);
+  }
+}
+
+/** Rows `first` to `last` of a block. */
+export function topPiece(first: i32, last: i32): void {
+  const logits = given<usize>(0);
+  const ids = given<usize>(1);
+  const logProbabilities = given<usize>(2);
+  const v = given<i32>(3);
+  const k = given<i32>(4);
+  const inverse = given<f32>(5);
+  for (let row = first; row < last; row++) {
+    const own = at(logits, row * v);
+    for (let i = 0; i < v; i++) store<f32>(at(own, i), load<f32>(at(own, i)) * inverse);
+    const logAll = logSumExp(own, v);
+    largest(own, v, at(ids, row * k), at(logProbabilities, row * k), k);
     for (let i = 0; i < k; i++) {
       const value = at(logProbabilities, row * k + i);
       store<f32>(value, load<f32>(value) - logAll);

@@ -5,7 +5,7 @@ import { dots, sums } from "./fewRows";
 import { at, clear, madd } from "./math";
 import { packAcross, packAcrossDecoded, packAlong, packAlongDecoded } from "./panels";
 import { decode, scalesOf } from "./packed";
-import { argument, PRODUCT, share, threadsFree } from "./threads";
+import { evenly, give, given, PRODUCT, share } from "./threads";
 
 const ROWS = 4; // The tile of C that is held in registers: 8 vectors, with 2 of B and 1 of A beside them.
 const COLUMNS = 8;
@@ -80,10 +80,9 @@ export function gemmPacked(
   multiply(format, false, transposeB, m, n, k, a, lda, words, scales, columns, c, ldc, accumulate);
 }
 
-// Below so many multiplications a product is not worth cutting up: some 80 microseconds of work, where B is read once
-// for few rows, and where it is packed.
-const FEW_WORTH = 1 << 19;
-const MANY_WORTH = 1 << 21;
+// Nanoseconds for a multiplication and addition, where B is read once for few rows, and where it is packed.
+const FEW_TAKE = 0.16;
+const MANY_TAKE = 0.04;
 const FINEST = 64; // Columns or rows of a piece, at least: each packs the other operand anew.
 const STEP = 32; // Pieces begin at multiples of this: tiles, strips and blocks of B are cut nowhere.
 
@@ -110,50 +109,44 @@ export function multiply(
   const few = m <= FEW && !transposeA;
   const byRows = !few && m > n;
   const count = byRows ? m : n;
-  const threads = threadsFree();
-  const worth = few ? FEW_WORTH : MANY_WORTH;
-  if (threads == 1 || count <= FINEST || <i64>m * <i64>n * <i64>k < <i64>worth) {
-    multiplyPart(few, format, transposeA, transposeB, 0, m, 0, n, k, a, lda, b, scales, ldb, c, ldc, accumulate);
-    return;
-  }
   const flags = (few ? 1 : 0) | (byRows ? 2 : 0) | (transposeA ? 4 : 0) | (transposeB ? 8 : 0) | (accumulate ? 16 : 0);
-  store<i32>(argument(0), flags);
-  store<i32>(argument(1), format);
-  store<i32>(argument(2), m);
-  store<i32>(argument(3), n);
-  store<i32>(argument(4), k);
-  store<usize>(argument(5), a);
-  store<i32>(argument(6), lda);
-  store<usize>(argument(7), b);
-  store<usize>(argument(8), scales);
-  store<i32>(argument(9), ldb);
-  store<usize>(argument(10), c);
-  store<i32>(argument(11), ldc);
-  const even = (count + 2 * threads - 1) / (2 * threads); // Two pieces a thread: they are not equally fast.
-  share(PRODUCT, count, max(FINEST, (even + STEP - 1) & ~(STEP - 1)));
+  give<i32>(0, flags);
+  give<i32>(1, format);
+  give<i32>(2, m);
+  give<i32>(3, n);
+  give<i32>(4, k);
+  give<usize>(5, a);
+  give<i32>(6, lda);
+  give<usize>(7, b);
+  give<usize>(8, scales);
+  give<i32>(9, ldb);
+  give<usize>(10, c);
+  give<i32>(11, ldc);
+  const nanoseconds = <f64>m * <f64>n * <f64>k * (few ? FEW_TAKE : MANY_TAKE);
+  share(PRODUCT, count, max(FINEST, evenly(count, STEP)), nanoseconds, !accumulate);
 }
 
-/** Rows or columns `first` to `last` of the product in the table of work. */
+/** Rows or columns `first` to `last`. */
 export function productPiece(first: i32, last: i32): void {
-  const flags = load<i32>(argument(0));
+  const flags = given<i32>(0);
   const byRows = (flags & 2) != 0;
   multiplyPart(
     (flags & 1) != 0,
-    load<i32>(argument(1)),
+    given<i32>(1),
     (flags & 4) != 0,
     (flags & 8) != 0,
     byRows ? first : 0,
-    byRows ? last : load<i32>(argument(2)),
+    byRows ? last : given<i32>(2),
     byRows ? 0 : first,
-    byRows ? load<i32>(argument(3)) : last,
-    load<i32>(argument(4)),
-    load<usize>(argument(5)),
-    load<i32>(argument(6)),
-    load<usize>(argument(7)),
-    load<usize>(argument(8)),
-    load<i32>(argument(9)),
-    load<usize>(argument(10)),
-    load<i32>(argument(11)),
+    byRows ? given<i32>(3) : last,
+    given<i32>(4),
+    given<usize>(5),
+    given<i32>(6),
+    given<usize>(7),
+    given<usize>(8),
+    given<i32>(9),
+    given<usize>(10),
+    given<i32>(11),
     (flags & 16) != 0,
   );
 }

@@ -4,19 +4,22 @@
 import { distilRow } from "./distilLoss";
 import { gemm, gemmPacked } from "./gemm";
 import { at, clear, copy, exp1, exp4, log1, sum4 } from "./math";
+import { evenly, forEachThread, give, given, LOSS, ownPart, share } from "./threads";
 
 const TOKENS = 256; // Of a block, at most,
 const BLOCK = 1 << 18; // or fewer where their logits would take more elements than this (1 MB),
 const FEWEST_TOKENS = 32; // but not fewer than this: they make slow products.
 
+const TAKES = 1.5; // Nanoseconds for a logit's part of the loss and its gradient.
+
 /** Tokens whose logits are computed together. */
-function blockTokens(v: i32): i32 {
+export function blockTokens(v: i32): i32 {
   return max(FEWEST_TOKENS, min(TOKENS, BLOCK / v));
 }
 
 /** Bytes of working memory that `headLoss` wants; k: of `distilRow`. */
 export function headLossBytes(d: i32, v: i32, k: i32): i32 {
-  return (blockTokens(v) * (v + 2 * d) + k) << 2;
+  return ((blockTokens(v) * (v + 2 * d + 2)) << 2) + forEachThread(k << 2);
 }
 
 /** The first row whose target is no word though its weight is not 0, or -1. targets: k for each row. */
@@ -59,7 +62,8 @@ export function headLoss(
   const logits = work;
   const taken = at(logits, most * v);
   const dtaken = at(taken, most * d);
-  const scratch = at(dtaken, most * d);
+  const losses = at(dtaken, most * d); // float64 [most]
+  const scratch = at(losses, 2 * most);
   let total: f64 = 0;
   if (dh && positions) clear(dh, n * d);
   if (dweight && m == 0) clear(dweight, v * d);
@@ -68,16 +72,19 @@ export function headLoss(
     if (positions) for (let i = 0; i < tokens; i++) copy(at(taken, i * d), hiddenRow(h, positions, m0 + i, d), d);
     const x = positions ? taken : at(h, m0 * d);
     toLogits(x, head, parts, tokens, d, v, logits);
-    for (let i = 0; i < tokens; i++) {
-      const row = at(logits, i * v);
-      const w = load<f32>(at(weights, m0 + i));
-      if (w == 0) clear(row, v);
-      else if (k == 0) total += crossEntropyRow(row, v, load<i32>(at(targets, m0 + i)), w, dh != 0);
-      else {
-        const known = (m0 + i) * k;
-        total += distilRow(row, v, at(targets, known), at(logProbabilities, known), k, temperature, w, scratch);
-      }
-    }
+    const known = m0 * max(1, k);
+    give<usize>(0, logits);
+    give<usize>(1, at(targets, known));
+    give<usize>(2, at(logProbabilities, known));
+    give<usize>(3, at(weights, m0));
+    give<usize>(4, losses);
+    give<i32>(5, v);
+    give<i32>(6, k);
+    give<f32>(7, temperature);
+    give<bool>(8, dh != 0);
+    give<usize>(9, scratch);
+    share(LOSS, tokens, evenly(tokens, 1), <f64>tokens * <f64>v * TAKES, false);
+    for (let i = 0; i < tokens; i++) total += load<f64>(losses + ((<usize>i) << 3));
     if (!dh) continue;
     const dx = positions ? dtaken : at(dh, m0 * d);
     toHidden(logits, head, parts, tokens, d, v, dx);
@@ -87,6 +94,30 @@ export function headLoss(
     if (dweight) gemm(true, false, v, d, tokens, logits, v, x, d, dweight, d, m0 > 0);
   }
   store<f32>(loss, <f32>total);
+}
+
+/** Rows `first` to `last` of a block: logits -> gradients by them, in place, and the rows' losses. */
+export function lossPiece(first: i32, last: i32): void {
+  const logits = given<usize>(0);
+  const targets = given<usize>(1);
+  const logProbabilities = given<usize>(2);
+  const weights = given<usize>(3);
+  const losses = given<usize>(4);
+  const v = given<i32>(5);
+  const k = given<i32>(6);
+  const temperature = given<f32>(7);
+  const gradient = given<bool>(8);
+  const scratch = ownPart(given<usize>(9), k << 2);
+  for (let i = first; i < last; i++) {
+    const row = at(logits, i * v);
+    const w = load<f32>(at(weights, i));
+    const known = i * k;
+    let loss: f64 = 0;
+    if (w == 0) clear(row, v);
+    else if (k == 0) loss = crossEntropyRow(row, v, load<i32>(at(targets, i)), w, gradient);
+    else loss = distilRow(row, v, at(targets, known), at(logProbabilities, known), k, temperature, w, scratch);
+    store<f64>(losses + ((<usize>i) << 3), loss);
+  }
 }
 
 function hiddenRow(h: usize, positions: usize, i: i32, d: i32): usize {

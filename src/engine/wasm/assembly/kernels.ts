@@ -1,9 +1,9 @@
 // The entry of the compiled module: everything that TypeScript calls.
 
-export { bindGemm, gemm, gemmBytes, gemmPacked } from "./gemm";
+export { gemm, gemmPacked } from "./gemm";
 export { unpackRows } from "./packed";
-export { bindThreads, serve, threadsBytes } from "./threads";
-export { rmsNorm, rmsNormGradient } from "./norm";
+export { abandon, bindOwn, bindThreads, ownBytes, serve, threadsBytes } from "./threads";
+export { rmsNorm, rmsNormGradient, rmsNormGradientBytes } from "./norm";
 export { gatedMlp, gatedMlpBytes, gatedMlpGradient, gatedMlpGradientBytes } from "./gatedMlp";
 export { swiGlu, swiGluGradient } from "./swiGlu";
 export { rotate } from "./rotate";
@@ -13,7 +13,15 @@ export {
   causalAttentionGradient,
   causalAttentionGradientBytes,
 } from "./attention";
-export { decodeAttention, firstWrongPosition, latentDecode, storeKeys, storeLatents } from "./decode";
+export {
+  decodeAttention,
+  decodeAttentionBytes,
+  firstWrongPosition,
+  latentDecode,
+  latentDecodeBytes,
+  storeKeys,
+  storeLatents,
+} from "./decode";
 export { balanceExperts, expertLoads, route, routeGradient } from "./route";
 export { experts, expertsBytes, expertsGradient, expertsGradientBytes } from "./experts";
 export { copyRows, firstOutside, integerAt, takeRows, takeRowsGradient } from "./rows";
@@ -21,4 +29,4 @@ export { firstWrongTarget, headLoss, headLossBytes } from "./headLoss";
 export { advance, sampleBytes, sampleTokens } from "./sample";
 export { topLogProbabilities, topLogProbabilitiesBytes } from "./distilLoss";
 export { add, addRow, columnSums, scale, scaleBy } from "./elementwise";
-export { adamW, squaredSum } from "./adamW";
+export { adamW, squaredSum, squaredSumBytes } from "./adamW";

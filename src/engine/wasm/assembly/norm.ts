@@ -1,6 +1,11 @@
 // RMSNorm: y = weight * x / rms(x), row by row, and its gradient.
 
-import { at, clear, dot, sum4 } from "./math";
+import { addScaled, at, clear, dot, sum4 } from "./math";
+import { evenly, give, given, NORM, NORM_GRADIENT, share } from "./threads";
+
+// Nanoseconds for an element, forward and backward.
+const TAKES = 0.4;
+const GRADIENT_TAKES = 0.8;
 
 function inverseRms(x: usize, width: i32, eps: f32): f32 {
   return 1 / sqrt(dot(x, x, width) / <f32>width + eps);
@@ -19,7 +24,34 @@ export function normalizeRow(x: usize, weight: usize, y: usize, width: i32, eps:
 
 /** x: [rows, width], `ldx` elements apart, weight: [width] -> y: [rows, width] */
 export function rmsNorm(x: usize, ldx: i32, weight: usize, y: usize, rows: i32, width: i32, eps: f32): void {
-  for (let row = 0; row < rows; row++) normalizeRow(at(x, row * ldx), weight, at(y, row * width), width, eps);
+  give<usize>(0, x);
+  give<i32>(1, ldx);
+  give<usize>(2, weight);
+  give<usize>(3, y);
+  give<i32>(4, width);
+  give<f32>(5, eps);
+  share(NORM, rows, evenly(rows, 1), <f64>rows * <f64>width * TAKES, true);
+}
+
+export function normPiece(first: i32, last: i32): void {
+  const x = given<usize>(0);
+  const ldx = given<i32>(1);
+  const weight = given<usize>(2);
+  const y = given<usize>(3);
+  const width = given<i32>(4);
+  const eps = given<f32>(5);
+  for (let row = first; row < last; row++) normalizeRow(at(x, row * ldx), weight, at(y, row * width), width, eps);
+}
+
+const BLOCK = 64; // Rows whose parts of the weight's gradient are added up in their order; then block is added to block.
+
+function blocksOf(rows: i32): i32 {
+  return (rows + BLOCK - 1) / BLOCK;
+}
+
+/** Bytes of working memory for `rmsNormGradient` with the weight's. */
+export function rmsNormGradientBytes(rows: i32, width: i32): i32 {
+  return (blocksOf(rows) * width) << 2;
 }
 
 /**
@@ -39,29 +71,75 @@ export function rmsNormGradient(
   rows: i32,
   width: i32,
   eps: f32,
+  work: usize,
 ): void {
-  if (dweight != 0) clear(dweight, width);
-  for (let row = 0; row < rows; row++) {
-    const r = inverseRms(x, width, eps);
-    if (dweight != 0) addRowTo(dweight, dy, x, r, width);
-    const along = (weightedDot(dy, x, weight, width) / <f32>width) * r * r;
-    const r4 = f32x4.splat(r);
-    const along4 = f32x4.splat(along);
-    let i = 0;
-    for (; i + 4 <= width; i += 4) {
-      const g = f32x4.mul(v128.load(at(dy, i)), v128.load(at(weight, i)));
-      const own = f32x4.mul(f32x4.sub(g, f32x4.mul(v128.load(at(x, i)), along4)), r4);
-      v128.store(at(dx, i), passed == 0 ? own : f32x4.add(own, v128.load(at(passed, i))));
+  const blocks = blocksOf(rows);
+  const parts = dweight == 0 ? <usize>0 : work; // [blocks, width]
+  give<usize>(0, dy);
+  give<usize>(1, x);
+  give<i32>(2, ldx);
+  give<usize>(3, weight);
+  give<usize>(4, passed);
+  give<usize>(5, dx);
+  give<usize>(6, parts);
+  give<i32>(7, rows);
+  give<i32>(8, width);
+  give<f32>(9, eps);
+  share(NORM_GRADIENT, blocks, evenly(blocks, 1), <f64>rows * <f64>width * GRADIENT_TAKES, true);
+  if (dweight == 0) return;
+  clear(dweight, width);
+  for (let block = 0; block < blocks; block++) addScaled(dweight, at(parts, block * width), 1, width);
+}
+
+/** Blocks `first` to `last`. */
+export function normGradientPiece(first: i32, last: i32): void {
+  const dy = given<usize>(0);
+  const x = given<usize>(1);
+  const ldx = given<i32>(2);
+  const weight = given<usize>(3);
+  const passed = given<usize>(4);
+  const dx = given<usize>(5);
+  const parts = given<usize>(6);
+  const rows = given<i32>(7);
+  const width = given<i32>(8);
+  const eps = given<f32>(9);
+  for (let block = first; block < last; block++) {
+    const part = parts == 0 ? <usize>0 : at(parts, block * width);
+    if (part != 0) clear(part, width);
+    for (let row = block * BLOCK; row < min(rows, (block + 1) * BLOCK); row++) {
+      const own = row * width;
+      const further = passed == 0 ? <usize>0 : at(passed, own);
+      rowGradient(at(dy, own), at(x, row * ldx), weight, further, at(dx, row * ldx), part, width, eps);
     }
-    for (; i < width; i++) {
-      const g = load<f32>(at(dy, i)) * load<f32>(at(weight, i));
-      const own = (g - load<f32>(at(x, i)) * along) * r;
-      store<f32>(at(dx, i), passed == 0 ? own : own + load<f32>(at(passed, i)));
-    }
-    dy = at(dy, width);
-    x = at(x, ldx);
-    dx = at(dx, ldx);
-    if (passed != 0) passed = at(passed, width);
+  }
+}
+
+/** One row; its part of the weight's gradient is added to dweight, unless that is 0. */
+function rowGradient(
+  dy: usize,
+  x: usize,
+  weight: usize,
+  passed: usize,
+  dx: usize,
+  dweight: usize,
+  width: i32,
+  eps: f32,
+): void {
+  const r = inverseRms(x, width, eps);
+  if (dweight != 0) addRowTo(dweight, dy, x, r, width);
+  const along = (weightedDot(dy, x, weight, width) / <f32>width) * r * r;
+  const r4 = f32x4.splat(r);
+  const along4 = f32x4.splat(along);
+  let i = 0;
+  for (; i + 4 <= width; i += 4) {
+    const g = f32x4.mul(v128.load(at(dy, i)), v128.load(at(weight, i)));
+    const own = f32x4.mul(f32x4.sub(g, f32x4.mul(v128.load(at(x, i)), along4)), r4);
+    v128.store(at(dx, i), passed == 0 ? own : f32x4.add(own, v128.load(at(passed, i))));
+  }
+  for (; i < width; i++) {
+    const g = load<f32>(at(dy, i)) * load<f32>(at(weight, i));
+    const own = (g - load<f32>(at(x, i)) * along) * r;
+    store<f32>(at(dx, i), passed == 0 ? own : own + load<f32>(at(passed, i)));
   }
 }
 
