@@ -1,7 +1,7 @@
 // Frozen matrices stored small (decision 5 of the architecture): float16, or blocks of 32 integers with a scale, as
 // GGUF's Q8_0 and Q4_0 have them. They are decoded inside the products; nothing holds them in float32.
 
-import * as tf from "./tf.ts";
+import type * as tf from "./tf.ts";
 
 export type PackedFormat = "f16" | "int8" | "int4";
 

@@ -2,7 +2,8 @@
 
 import { largestPieceBytes, phantom } from "../engine/memory.ts";
 import { isPacked, type Matrix, type PackedFormat, wordCount } from "../engine/packed.ts";
-import { fitsBlocks, packColumns, packedFrom, packRows, unpackWords } from "../engine/packing.ts";
+import { packedFrom } from "../engine/packing.ts";
+import { fitsBlocks, packedRows, placeRows, unpackWords } from "../engine/packWords.ts";
 import * as tf from "../engine/tf.ts";
 
 export type Storage = "f32" | PackedFormat;
@@ -15,6 +16,14 @@ export type Table = Matrix | Matrix[];
  * those of a matrix: large ones are never held in float32 as a whole if they are stored small.
  */
 export type ReadWeight = (name: string, shape: number[], rows?: [from: number, to: number]) => Float32Array;
+
+/** Hands out rows from..to-1 as packedRows has them, where the checkpoint is kept in this format; else null. */
+export type ReadPacked = (name: string, format: PackedFormat, rows: [from: number, to: number]) => Int32Array | null;
+
+interface Reader {
+  read: ReadWeight;
+  packed: ReadPacked;
+}
 
 /** A matrix that the checkpoint has in parts. */
 export interface Stack {
@@ -37,13 +46,19 @@ export interface Maker {
 }
 
 /** Makes the tree that a checkpoint holds, its matrices as they are to be stored. */
-export function makerOf(read: ReadWeight, storage: Storage, mostBytes = largestPieceBytes()): Maker {
+export function makerOf(
+  read: ReadWeight,
+  storage: Storage,
+  packed: ReadPacked = () => null,
+  mostBytes = largestPieceBytes(),
+): Maker {
+  const reader = { read, packed };
   return {
     plain: (name, shape) => tf.tensor(read(name, shape), shape, "float32"),
-    stacks: (stacks) => readStacks(read, storage, stacks),
-    matrix: (name, shape) => readPiece(read, storage, name, shape, [0, shape[0]]),
+    stacks: (stacks) => readStacks(reader, storage, stacks),
+    matrix: (name, shape) => readPiece(reader, storage, name, shape, [0, shape[0]]),
     table: (name, shape) =>
-      inPieces(storage, shape, mostBytes, (from, to) => readPiece(read, storage, name, shape, [from, to])),
+      inPieces(storage, shape, mostBytes, (from, to) => readPiece(reader, storage, name, shape, [from, to])),
   };
 }
 
@@ -64,7 +79,7 @@ export function phantomMaker(storage: Storage, mostBytes = largestPieceBytes()):
  * How a matrix is stored whose rows consist of parts of these lengths. Where they are no whole blocks of 32, as pruning
  * may leave them, f16 takes the place of int8 and int4; where they are odd, float32 that of all.
  */
-function storedAs(storage: Storage, lengths: number[]): Storage {
+export function storedAs(storage: Storage, lengths: number[]): Storage {
   const fits = (format: PackedFormat) => lengths.every((length) => fitsBlocks(format, length));
   if (storage === "f32" || fits(storage)) return storage;
   return fits("f16") ? "f16" : "f32";
@@ -83,39 +98,41 @@ export function stackShape({ parts, beside }: Stack): [number, number] {
 }
 
 /** One part at a time is held in float32, unless the whole is stored so. */
-function readStacks(read: ReadWeight, storage: Storage, stacks: Stack[]): Matrix[] {
-  const wholes = stacks.map((stack) => emptyStack(stackedAs(storage, stack), stackShape(stack), stack.beside));
-  const next = stacks.map(() => 0);
-  for (const i of stacks[0].parts.keys()) {
-    stacks.forEach(({ parts, beside }, s) => {
-      const { name, shape } = parts[i];
-      wholes[s].put(read(name, shape), next[s]);
-      next[s] += shape[beside ? 1 : 0];
-    });
-  }
+function readStacks(reader: Reader, storage: Storage, stacks: Stack[]): Matrix[] {
+  const wholes = stacks.map((stack) => emptyStack(reader, stackedAs(storage, stack), stack));
+  for (const i of stacks[0].parts.keys()) for (const whole of wholes) whole.put(i);
   return wholes.map(({ made }) => made());
 }
 
-/** A matrix to be put together: parts go in by their first row, or column where they lie side by side. */
-function emptyStack(stored: Storage, shape: [number, number], beside: boolean) {
+/** A matrix to be put together: its parts go in in order. */
+function emptyStack({ read, packed }: Reader, stored: Storage, stack: Stack) {
+  const { parts, beside } = stack;
+  const shape = stackShape(stack);
   const [rows, columns] = shape;
+  let next: [row: number, column: number] = [0, 0];
+  const moveOn = ([own, wide]: [number, number]): void => {
+    next = beside ? [0, next[1] + wide] : [next[0] + own, 0];
+  };
   if (stored !== "f32") {
     const words = new Int32Array(wordCount(stored, shape));
-    const pack = beside ? packColumns : packRows;
-    return {
-      put: (part: Float32Array, first: number) => pack(part, first, words, shape, stored),
-      made: (): Matrix => packedFrom(words, shape, stored),
+    const put = (i: number): void => {
+      const { name, shape: own } = parts[i];
+      const kept = packed(name, stored, [0, own[0]]) ?? packedRows(read(name, own), own[1], stored);
+      placeRows(kept, own[1], words, shape, stored, next);
+      moveOn(own);
     };
+    return { put, made: (): Matrix => packedFrom(words, shape, stored) };
   }
   const values = new Float32Array(rows * columns);
-  const putColumns = (part: Float32Array, first: number) => {
-    const own = part.length / rows;
-    for (let row = 0; row < rows; row++) values.set(part.subarray(row * own, (row + 1) * own), row * columns + first);
+  const put = (i: number): void => {
+    const { name, shape: own } = parts[i];
+    const part = read(name, own);
+    for (let row = 0; row < own[0]; row++) {
+      values.set(part.subarray(row * own[1], (row + 1) * own[1]), (next[0] + row) * columns + next[1]);
+    }
+    moveOn(own);
   };
-  return {
-    put: beside ? putColumns : (part: Float32Array, first: number) => values.set(part, first * columns),
-    made: (): Matrix => tf.tensor2d(values, shape, "float32"),
-  };
+  return { put, made: (): Matrix => tf.tensor2d(values, shape, "float32") };
 }
 
 /** As many pieces of as many rows as are needed; the last may have fewer. */
@@ -133,7 +150,7 @@ export function inPieces(
 }
 
 function readPiece(
-  read: ReadWeight,
+  { read, packed }: Reader,
   storage: Storage,
   name: string,
   shape: [number, number],
@@ -146,11 +163,17 @@ function readPiece(
     first === 0 && last === shape[0] ? read(name, shape) : read(name, shape, [first, last]);
   if (stored === "f32") return tf.tensor2d(readRows(from, to), own, "float32");
   const words = new Int32Array(wordCount(stored, own));
-  const most = Math.max(1, Math.floor(MOST_VALUES_AT_ONCE / columns));
-  for (let row = from; row < to; row += most) {
-    packRows(readRows(row, Math.min(to, row + most)), row - from, words, own, stored);
+  for (const [first, last] of inRows(from, to, columns)) {
+    const rows = packed(name, stored, [first, last]) ?? packedRows(readRows(first, last), columns, stored);
+    placeRows(rows, columns, words, own, stored, [first - from, 0]);
   }
   return packedFrom(words, own, stored);
+}
+
+/** Rows from..to-1 of so many columns, as many at a time as may be held in float32. */
+export function* inRows(from: number, to: number, columns: number): Generator<[from: number, to: number]> {
+  const most = Math.max(1, Math.floor(MOST_VALUES_AT_ONCE / columns));
+  for (let row = from; row < to; row += most) yield [row, Math.min(to, row + most)];
 }
 
 const MOST_VALUES_AT_ONCE = 1 << 22; // 16 MiB of float32 while a matrix is being packed.

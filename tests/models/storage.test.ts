@@ -71,7 +71,7 @@ async function pair(family: Family, storage: Storage, mostBytes = 2 ** 31): Prom
     const width = shape[1] ?? 1;
     return tensors.get(name)!.subarray(rows[0] * width, rows[1] * width);
   };
-  const small = buildModelFrom(config(family), makerOf(read, storage, mostBytes));
+  const small = buildModelFrom(config(family), makerOf(read, storage, undefined, mostBytes));
   return [small, loadModel(config(family), await saveModel(small, "F32"))];
 }
 

@@ -3,7 +3,7 @@
 import { allocate, groupsFor, launch } from "../launch.ts";
 import { defineOp, hasKernel, runOp } from "../op.ts";
 import type { PackedFormat, PackedMatrix } from "../packed.ts";
-import { unpackWords } from "../packing.ts";
+import { unpackWords } from "../packWords.ts";
 import * as tf from "../tf.ts";
 import { at, cpu, make, run } from "../wasm/heap.ts";
 import { elements, FORMAT_CODES, scalesAt } from "./matmulText.ts";

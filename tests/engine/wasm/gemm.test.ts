@@ -2,7 +2,7 @@
 
 import { describe, expect, it } from "vitest";
 import { type PackedFormat, wordCount } from "../../../src/engine/packed.ts";
-import { packRows, unpackWords } from "../../../src/engine/packing.ts";
+import { packRows, unpackWords } from "../../../src/engine/packWords.ts";
 import { uniform } from "../harness.ts";
 import { builds, instantiate } from "./instances.ts";
 

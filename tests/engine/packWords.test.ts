@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { BLOCK, type PackedFormat, wordCount } from "../../src/engine/packed.ts";
-import { fitsBlocks, packRows, unpackWords } from "../../src/engine/packing.ts";
+import { fitsBlocks, packRows, unpackWords } from "../../src/engine/packWords.ts";
 import { normal } from "./harness.ts";
 
 const SHAPE: [number, number] = [5, 96];
