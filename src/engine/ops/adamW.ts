@@ -195,6 +195,7 @@ function onGpu(
         source: SQUARES,
         reads: { gradients: own.gradients, flags },
         writes: { squares },
+        vectors: ["gradients"],
         sizes,
         workgroups: PARTS,
       });
@@ -206,6 +207,7 @@ function onGpu(
         source: UPDATE,
         reads: { gradients: own.gradients, flags, squares, rates },
         writes: { parameters: own.parameters, m: own.m, v: own.v },
+        vectors: ["gradients", "squares", "parameters", "m", "v"],
         sizes: { blocks, parts: packs.length * PARTS },
         // 1 - beta is computed here: near 1 it would lose its digits in float32.
         numbers: { keepM: beta1, takeM: 1 - beta1, keepV: beta2, takeV: 1 - beta2, clipNorm, eps },
@@ -256,42 +258,52 @@ const COPY = /* wgsl */ `
   }
 `;
 
+const VECTORS = BLOCK / 4; // Of a block.
+
 const SQUARES = /* wgsl */ `
   ${sumOverLanes(THREADS)}
   fn main(group: u32, thread: u32) {
     let first = group * u.perPart;
+    let end = min(first + u.perPart, u.blocks) * ${VECTORS}u;
     var own = 0.0;
-    for (var block = first; block < min(first + u.perPart, u.blocks); block++) {
-      if (flags[block] == 0) { continue; }
-      let g = gradients[block * ${BLOCK}u + thread];
-      own += g * g;
+    for (var i = first * ${VECTORS}u + thread; i < end; i += THREADS) {
+      if (flags[i / ${VECTORS}u] == 0) { continue; }
+      let g = gradients[i];
+      own += dot(g, g);
     }
     let sum = sumOverLanes(own, thread);
     if (group < ${PARTS}u && thread == 0u) { squares[u.start + group] = sum; }
   }
 `;
 
-const BLOCKS = 16; // Per workgroup, so that adding up the norm's parts costs little beside.
+const BLOCKS = 64; // Per workgroup, so that adding up the norm's parts costs little beside.
 
-// A block is as wide as a workgroup.
+// Uniforms are read before the loop: software GPUs would read them each time.
 const UPDATE = /* wgsl */ `
   fn main(group: u32, thread: u32) {
-    var square = 0.0;
-    for (var i = 0u; i < u.parts; i++) { square += squares[i]; }
+    var sums = vec4<f32>();
+    for (var i = 0u; i < u.parts / 4u; i++) { sums += squares[i]; }
+    let square = dot(sums, vec4(1.0));
     if ((bitcast<u32>(square) & 0x7f800000u) == 0x7f800000u) { return; } // Infinite, or no number.
     let norm = sqrt(square);
     let clip = select(1.0, u.clipNorm / norm, u.clipNorm > 0.0 && norm > u.clipNorm);
-    for (var block = group * ${BLOCKS}u; block < min((group + 1u) * ${BLOCKS}u, u.blocks); block++) {
-      let flag = flags[block];
+    let stepSize = rates[0];
+    let vScale = rates[1];
+    let keep = rates[2];
+    let rest = vec2(u.keepM, u.keepV);
+    let taken = vec2(u.takeM, u.takeV);
+    let eps = u.eps;
+    let end = min((group + 1u) * ${BLOCKS}u, u.blocks) * ${VECTORS}u;
+    for (var i = group * ${BLOCKS * VECTORS}u + thread; i < end; i += THREADS) {
+      let flag = flags[i / ${VECTORS}u];
       if (flag == 0) { continue; }
-      let i = block * ${BLOCK}u + thread;
       let g = gradients[i] * clip;
-      let first = u.keepM * m[i] + u.takeM * g;
-      let second = u.keepV * v[i] + u.takeV * g * g;
+      let first = rest.x * m[i] + taken.x * g;
+      let second = rest.y * v[i] + taken.y * g * g;
       m[i] = first;
       v[i] = second;
-      let kept = parameters[i] * select(1.0, rates[2], flag == 2);
-      parameters[i] = kept - rates[0] * first / (sqrt(second * rates[1]) + u.eps);
+      let kept = parameters[i] * select(1.0, keep, flag == 2);
+      parameters[i] = kept - stepSize * first / (sqrt(second * vScale) + eps);
     }
   }
 `;

@@ -2,6 +2,7 @@
 
 // N hidden states, D hidden size, M rows of them that carry loss, V vocabulary.
 
+import { softwareGpu } from "../device.ts";
 import { allocate, groupsFor, launch, release, THREADS } from "../launch.ts";
 import type { Inputs } from "../op.ts";
 import * as tf from "../tf.ts";
@@ -161,7 +162,7 @@ function finish(
   const summing = groupsFor(M * D);
   launch({
     name: "finishHeadLoss",
-    source: FINISH,
+    source: finishText(softwareGpu() ? 1 : THREADS),
     reads: { dx, positions, weights, losses },
     writes: { dh, loss },
     sizes: { M, N: dh.shape[0], D, summing },
@@ -169,16 +170,16 @@ function finish(
   });
 }
 
-/** Spare workgroups come after the one that sums. */
-const FINISH = /* wgsl */ `
-  ${sumOverLanes(THREADS)}
+/** Spare workgroups come after the one that sums. Where a barrier is slow, one thread does that. */
+const finishText = (lanes: number): string => /* wgsl */ `
+  ${sumOverLanes(lanes)}
   fn main(group: u32, thread: u32) {
     if (group < u.summing) {
       putBack(group * THREADS + thread);
       return;
     }
     var own = 0.0;
-    for (var m = thread; m < u.M; m += THREADS) { own += losses[m]; }
+    for (var m = thread; m < u.M; m += ${lanes}u) { own += losses[m]; }
     let all = sumOverLanes(own, thread);
     if (group == u.summing && thread == 0u) { loss[0] = all; }
   }

@@ -1,5 +1,6 @@
 // RMSNorm (Zhang & Sennrich, 2019, eq. 4): y = weight * x / rms(x).
 
+import { softwareGpu } from "../device.ts";
 import { wantsGradient } from "../gradients.ts";
 import { allocate, groupsFor, launch, THREADS } from "../launch.ts";
 import { defineOp, hasKernel, runOp, runOps } from "../op.ts";
@@ -176,15 +177,15 @@ defineOp<Attributes>({
         numbers: { eps },
       });
       if (!dweight) return;
-      const rowLanes = rows <= 1024 ? 8 : 32; // With 64 threads, as most launches have, it can share one of them.
+      const [columns, rowLanes] = sharesOf(rows);
       launch({
         name: "rmsNormWeightGradient",
-        source: sumOverRows(rowLanes),
+        source: sumOverRows(columns, rowLanes),
         reads: { dy, x, scales },
         writes: { dweight },
         sizes: { rows, stride, width },
-        threads: COLUMNS * rowLanes,
-        workgroups: groupsFor(width, COLUMNS),
+        threads: columns * rowLanes,
+        workgroups: groupsFor(width, columns),
       });
     });
     return outputs;
@@ -247,23 +248,30 @@ const gradient = (lanes: number, besides: "nothing" | "passed" | "rest"): string
   }
 `;
 
-const COLUMNS = 8; // Of the weight, per workgroup.
+/** Columns of the weight that a workgroup adds up, and how many threads share one. */
+function sharesOf(rows: number): [number, number] {
+  if (softwareGpu()) return [THREADS, 1]; // Where a barrier is slower than many rows.
+  return [8, rows <= 1024 ? 8 : 32]; // With 64 threads, as most launches have, it can share one of them.
+}
 
-/** Each column is added up by so many threads. */
-const sumOverRows = (rowLanes: number): string => /* wgsl */ `
-  var<workgroup> partial: array<f32, THREADS>;
+const sumOverRows = (columns: number, rowLanes: number): string => /* wgsl */ `
+  ${rowLanes > 1 ? "var<workgroup> partial: array<f32, THREADS>;" : ""}
   fn main(group: u32, thread: u32) {
-    let column = group * ${COLUMNS}u + thread % ${COLUMNS}u;
+    let column = group * ${columns}u + thread % ${columns}u;
     var sum = 0.0;
     if (column < u.width) {
-      for (var row = thread / ${COLUMNS}u; row < u.rows; row += ${rowLanes}u) {
+      for (var row = thread / ${columns}u; row < u.rows; row += ${rowLanes}u) {
         sum += dy[row * u.width + column] * x[row * u.stride + column] * scales[row];
       }
     }
-    partial[thread] = sum;
-    workgroupBarrier();
-    if (thread >= ${COLUMNS}u || column >= u.width) { return; }
-    for (var lane = 1u; lane < ${rowLanes}u; lane++) { sum += partial[lane * ${COLUMNS}u + thread]; }
-    dweight[column] = sum;
+    ${rowLanes > 1 ? addLanes(columns, rowLanes) : ""}
+    if (thread < ${columns}u && column < u.width) { dweight[column] = sum; }
   }
+`;
+
+const addLanes = (columns: number, rowLanes: number): string => /* wgsl */ `
+  partial[thread] = sum;
+  workgroupBarrier();
+  if (thread >= ${columns}u) { return; }
+  for (var lane = 1u; lane < ${rowLanes}u; lane++) { sum += partial[lane * ${columns}u + thread]; }
 `;
