@@ -1,6 +1,7 @@
 // A LoRA adapter as PEFT stores it (adapter_config.json, adapter_model.safetensors) <-> plain values.
 
-import { decodeToFloat32, encodeFloat32, readSafetensors, writeSafetensors } from "./safetensors.ts";
+import { decodeToFloat32, encodeFloat32 } from "./numbers.ts";
+import { packSafetensors, readSafetensors } from "./safetensors.ts";
 
 export interface Adapter {
   rank: number;
@@ -74,7 +75,7 @@ export function writeAdapter(adapter: Adapter): AdapterFiles {
     tensor(`${PREFIX}${module}.lora_A.weight`, [rank, width], a),
     tensor(`${PREFIX}${module}.lora_B.weight`, [out, rank], b),
   ]);
-  return { config: writeSettings(adapter), weights: writeSafetensors(weights) };
+  return { config: writeSettings(adapter), weights: packSafetensors(weights) };
 }
 
 const PREFIX = "base_model.model.";

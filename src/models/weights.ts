@@ -2,14 +2,10 @@
 
 import { normalValues } from "../engine/random.ts";
 import * as tf from "../engine/tf.ts";
+import { sourceOf, type Weights } from "../formats/bytes.ts";
 import type { LayerSizes, ModelConfig } from "../formats/hfConfig.ts";
-import {
-  decodeToFloat32,
-  encodeFloat32,
-  readSafetensors,
-  type TensorToWrite,
-  writeSafetensors,
-} from "../formats/safetensors.ts";
+import { encodeFloat32, type WrittenDtype } from "../formats/numbers.ts";
+import { openSafetensors, packSafetensors, type TensorToWrite } from "../formats/safetensors.ts";
 import type { ModelSize } from "../protocol/report.ts";
 import type { Layer, Model, MtpLayer } from "./decoder.ts";
 import { buildDeepSeek } from "./deepseek.ts";
@@ -44,15 +40,19 @@ export function buildModelFrom(config: ModelConfig, make: Maker): Model {
   return tf.tidy(() => build() as unknown as tf.TensorContainer) as unknown as Model;
 }
 
+/** Load a small checkpoint from the bytes of its model.safetensors, as loadModelFrom does. */
+export function loadModel(config: ModelConfig, bytes: Uint8Array, storage: Storage = "f32"): Model {
+  return loadModelFrom(config, openSafetensors([sourceOf(bytes, "model.safetensors")]), storage);
+}
+
 /**
  * Load a checkpoint, its matrices stored as asked. Throws a sentence for a tensor that is missing, has another shape than
  * the config says, or is not the model's.
  */
-export function loadModel(config: ModelConfig, bytes: Uint8Array, storage: Storage = "f32"): Model {
-  const tensors = readSafetensors(bytes);
-  const left = new Set(tensors.keys());
+export function loadModelFrom(config: ModelConfig, weights: Weights, storage: Storage = "f32"): Model {
+  const left = new Set(weights.tensors.keys());
   const read: ReadWeight = (name, shape, rows) => {
-    const found = tensors.get(name);
+    const found = weights.tensors.get(name);
     if (!found) {
       throw new Error(
         `The checkpoint has no tensor ${name}, which its config.json asks for. Choose the weights that belong to it.`,
@@ -65,9 +65,7 @@ export function loadModel(config: ModelConfig, bytes: Uint8Array, storage: Stora
       );
     }
     left.delete(name);
-    if (!rows) return decodeToFloat32(found.dtype, found.data);
-    const rowBytes = found.data.length / shape[0];
-    return decodeToFloat32(found.dtype, found.data.subarray(rows[0] * rowBytes, rows[1] * rowBytes));
+    return weights.read(name, rows);
   };
   const model = buildModel(config, read, storage);
   for (const name of left) {
@@ -298,9 +296,9 @@ function unstack(at: string, projection: string, offsets: number[], shape: numbe
 }
 
 /** The checkpoint as a safetensors file, what is stored small as what it stands for. The router's bias stays float32 whatever the rest is stored as. */
-export async function saveModel(model: Model, dtype: "F32" | "F16" | "BF16"): Promise<Uint8Array> {
+export async function saveModel(model: Model, dtype: WrittenDtype): Promise<Uint8Array> {
   const tensors = await checkpointTensors(model);
-  return writeSafetensors(
+  return packSafetensors(
     tensors.map(({ name, shape, values }): TensorToWrite => {
       const stored = name.endsWith("e_score_correction_bias") ? "F32" : dtype;
       return { name, dtype: stored, shape, data: encodeFloat32(values, stored) };

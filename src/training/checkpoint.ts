@@ -5,14 +5,8 @@ import { packedFrom } from "../engine/packing.ts";
 import { overwrite } from "../engine/record.ts";
 import * as tf from "../engine/tf.ts";
 import type { ModelConfig } from "../formats/hfConfig.ts";
-import {
-  decodeToFloat32,
-  encodeFloat32,
-  readSafetensors,
-  type StoredTensor,
-  type TensorToWrite,
-  writeSafetensors,
-} from "../formats/safetensors.ts";
+import { decodeToFloat32, encodeFloat32 } from "../formats/numbers.ts";
+import { packSafetensors, readSafetensors, type StoredTensor, type TensorToWrite } from "../formats/safetensors.ts";
 import type { Model } from "../models/decoder.ts";
 import { makerOf, piecesOf, type ReadWeight, stackShape, type Table } from "../models/storage.ts";
 import { buildModelFrom, checkpointTensors, linearSlots, namedTables } from "../models/weights.ts";
@@ -36,7 +30,7 @@ export async function packCheckpoint(model: Model, optimizer: Optimizer | null):
   const written = tensors.map(
     ({ name, shape, values }): TensorToWrite => ({ name, shape, dtype: "F32", data: encodeFloat32(values, "F32") }),
   );
-  return writeSafetensors([...written, ...(await smallTensors(model))], {
+  return packSafetensors([...written, ...(await smallTensors(model))], {
     optimizerStep: String(optimizer?.step ?? 0),
   });
 }

@@ -1,7 +1,8 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, it } from "vitest";
 import { type Adapter, adapterScale, readAdapter, writeAdapter } from "../../src/formats/peftAdapter.ts";
-import { encodeFloat32, readSafetensors, writeSafetensors } from "../../src/formats/safetensors.ts";
+import { encodeFloat32 } from "../../src/formats/numbers.ts";
+import { packSafetensors, readSafetensors } from "../../src/formats/safetensors.ts";
 
 const FOLDER = "tests/fixtures/qwen2-tiny/lora";
 const config: Record<string, unknown> = JSON.parse(readFileSync(`${FOLDER}/adapter_config.json`, "utf8"));
@@ -71,12 +72,12 @@ describe("what is no plain LoRA adapter is refused:", () => {
     [{}, [pair[0]], "model.layers.0.self_attn.q_proj has only one of lora_A and lora_B"],
     [{}, [], "The adapter holds no weights"],
   ])("%j (%#)", (change, tensors, message) => {
-    expect(() => readAdapter({ ...config, ...change }, writeSafetensors(tensors))).toThrow(message);
+    expect(() => readAdapter({ ...config, ...change }, packSafetensors(tensors))).toThrow(message);
   });
 
   it("but empty patterns are plain", () => {
     const plain = { ...config, rank_pattern: {}, alpha_pattern: {}, target_parameters: null };
-    const adapter: Adapter = readAdapter(plain, writeSafetensors(pair));
+    const adapter: Adapter = readAdapter(plain, packSafetensors(pair));
     expect(adapter.modules.size).toBe(1);
   });
 });

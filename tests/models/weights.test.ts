@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { writeConfig, readConfig } from "../../src/formats/hfConfig.ts";
-import { encodeFloat32, readSafetensors, type TensorToWrite, writeSafetensors } from "../../src/formats/safetensors.ts";
+import { encodeFloat32 } from "../../src/formats/numbers.ts";
+import { packSafetensors, readSafetensors, type TensorToWrite } from "../../src/formats/safetensors.ts";
 import * as tf from "../../src/engine/tf.ts";
 import {
   checkpointTensors,
@@ -29,7 +30,7 @@ async function checkpoint(family: Family, change: (tensors: TensorToWrite[]) => 
   const model = tinyModel(family);
   const tensors = await checkpointTensors(model);
   disposeModel(model);
-  return writeSafetensors(
+  return packSafetensors(
     change(
       tensors.map(({ name, shape, values }) => ({ name, shape, dtype: "F32", data: encodeFloat32(values, "F32") })),
     ),
