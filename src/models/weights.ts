@@ -9,12 +9,14 @@ import { openSafetensors, packSafetensors, type TensorToWrite } from "../formats
 import type { ModelSize } from "../protocol/report.ts";
 import type { Layer, Model, MtpLayer } from "./decoder.ts";
 import { buildDeepSeek } from "./deepseek.ts";
+import type { KeptWeights } from "./keptWeights.ts";
 import type { Linear, Mlp } from "./layers.ts";
 import { buildQwen2 } from "./qwen2.ts";
 import {
   type Maker,
   makerOf,
   plainTensor,
+  type ReadPacked,
   type ReadWeight,
   type Storage,
   type Table,
@@ -49,7 +51,11 @@ export function loadModel(config: ModelConfig, bytes: Uint8Array, storage: Stora
  * Load a checkpoint, its matrices stored as asked. Throws a sentence for a tensor that is missing, has another shape than
  * the config says, or is not the model's.
  */
-export function loadModelFrom(config: ModelConfig, weights: Weights, storage: Storage = "f32"): Model {
+export function loadModelFrom(
+  config: ModelConfig,
+  weights: Weights & Partial<KeptWeights>,
+  storage: Storage = weights.storage ?? "f32",
+): Model {
   const left = new Set(weights.tensors.keys());
   const read: ReadWeight = (name, shape, rows) => {
     const found = weights.tensors.get(name);
@@ -67,7 +73,12 @@ export function loadModelFrom(config: ModelConfig, weights: Weights, storage: St
     left.delete(name);
     return weights.read(name, rows);
   };
-  const model = buildModel(config, read, storage);
+  const packed: ReadPacked = (name, format, rows) => {
+    const words = weights.packed?.(name, format, rows) ?? null;
+    if (words) left.delete(name);
+    return words;
+  };
+  const model = buildModelFrom(config, makerOf(read, storage, packed));
   for (const name of left) {
     // A tied model may carry a copy of its head; old checkpoints carry rotary tables; a multi-token prediction layer
     // carries copies of the embedding and the head.
