@@ -241,10 +241,10 @@ function forwardOnHeap(inputs: Inputs, attributes: Attributes): tf.TensorInfo[] 
   const { topK, scoring, normalize, scale, groups, groupsKept, offsets } = attributes;
   const { N, D, E, F, A, S, widest } = sizesOf(inputs, attributes);
   const floats = [x.shape, [N, E], [N, topK], [2 * (A * widest + N * F)]].map((shape) => make(shape));
-  const integers = [[N, topK], [A + E + 1]].map((shape) => make(shape, "int32"));
+  const integers = [[N, topK], [A + E + 1 + A]].map((shape) => make(shape, "int32"));
   const [y, logits, weights, hidden] = floats.map(at);
   const [chosen, order] = integers.map(at);
-  const rowBytes = Math.max(cpu().expertsBytes(D, widest), F > 0 ? cpu().gatedMlpBytes(F) : 0);
+  const rowBytes = Math.max(cpu().expertsBytes(A, D, widest), F > 0 ? cpu().gatedMlpBytes(F) : 0);
   const [matrices, offsetsAt, scores, rows] = workspaces(MOST_MATRIX_WORDS, E + 1, 2 * E + groups, rowBytes / 4);
   const words = wordsOf(inputs, attributes);
   const [xAt, routerAt, biasAt, from] = [at(x), at(router), at(bias), residual && at(residual)];
@@ -270,7 +270,7 @@ function backwardOnHeap(inputs: Inputs, attributes: Attributes): tf.TensorInfo[]
   const { N, D, E, F, A, S, widest } = sizesOf(inputs, attributes);
   const outputs = [x, ...gradientsOf(wanted).map((name) => inputs[name])].map(({ shape }) => make(shape));
   const to = gradientAddresses(outputs, wanted);
-  const rowBytes = Math.max(cpu().expertsGradientBytes(D, widest), F > 0 ? cpu().gatedMlpGradientBytes(F) : 0);
+  const rowBytes = Math.max(cpu().expertsGradientBytes(A, D, widest), F > 0 ? cpu().gatedMlpGradientBytes(F) : 0);
   const parts = [MOST_MATRIX_WORDS, E + 1, E, A, N * E, rowBytes / 4];
   const [matrices, offsetsAt, scores, dweights, dlogits, rows] = workspaces(...parts);
   const words = wordsOf(inputs, attributes);

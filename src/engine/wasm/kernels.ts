@@ -230,7 +230,7 @@ export interface CpuKernels {
   ): void;
   expertLoads(chosen: Address, before: Address, loads: Address, slots: number, e: number): void;
   balanceExperts(bias: Address, loads: Address, speed: Address, worst: Address, e: number): void;
-  expertsBytes(d: number, widest: number): number;
+  expertsBytes(slots: number, d: number, widest: number): number;
   experts(
     x: Address,
     chosen: Address,
@@ -249,7 +249,7 @@ export interface CpuKernels {
     accumulate: boolean,
     work: Address,
   ): void;
-  expertsGradientBytes(d: number, widest: number): number;
+  expertsGradientBytes(slots: number, d: number, widest: number): number;
   expertsGradient(
     dy: Address,
     x: Address,

@@ -10,6 +10,7 @@ import { decodePiece, latentDecodePiece } from "./decode";
 import { lossPiece } from "./headLoss";
 import { topPiece } from "./distilLoss";
 import { addPiece, addRowPiece, columnSumsPiece, scalePiece } from "./elementwise";
+import { expertsGradientPiece, expertsPiece, slotSumsPiece } from "./experts";
 import { bindGemm, gemmBytes, productPiece } from "./gemm";
 import { at } from "./math";
 import { normGradientPiece, normPiece } from "./norm";
@@ -37,6 +38,9 @@ export const ADD_ROW = 15;
 export const COLUMN_SUMS = 16;
 export const ROTATE = 17;
 export const COPY_ROWS = 18;
+export const EXPERTS = 19;
+export const EXPERTS_GRADIENT = 20;
+export const SLOT_SUMS = 21;
 
 function doPiece(kind: i32, first: i32, last: i32): void {
   switch (kind) {
@@ -78,6 +82,12 @@ function doPiece(kind: i32, first: i32, last: i32): void {
       return rotatePiece(first, last);
     case COPY_ROWS:
       return copyRowsPiece(first, last);
+    case EXPERTS:
+      return expertsPiece(first, last);
+    case EXPERTS_GRADIENT:
+      return expertsGradientPiece(first, last);
+    case SLOT_SUMS:
+      return slotSumsPiece(first, last);
   }
 }
 
