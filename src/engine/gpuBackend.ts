@@ -49,6 +49,8 @@ export class GpuBackend extends WebGPUBackend {
   noted: NotedLaunch[] | null = null;
   readonly #uniforms: ArrayBuffer;
   #slotsUsed = 0;
+  /** What lies in a tensor of `inOneBuffer`, by its data. */
+  readonly #parts = new WeakMap<object, object[]>();
   #stopped = false;
 
   constructor(
@@ -195,6 +197,10 @@ export class GpuBackend extends WebGPUBackend {
     });
     const whole = this.makeTensorInfo([bytes / 4], "float32");
     this.tensorMap.get(whole.dataId).resource = new BufferRange(buffer, 0, bytes, released) as unknown as GPUBuffer;
+    this.#parts.set(
+      whole.dataId,
+      tensors.map(({ dataId }) => dataId),
+    );
     return { whole, starts };
   }
 
@@ -217,9 +223,14 @@ export class GpuBackend extends WebGPUBackend {
     return true;
   }
 
-  /** Forget the copy that an earlier read-back left on the processor: the GPU's content has changed. */
-  forgetCopy(tensor: tf.TensorInfo): void {
-    this.tensorMap.get(tensor.dataId).values = null as never;
+  /**
+   * Forget the copy that an earlier read-back left on the processor, and those of the tensors that lie in this one: the
+   * GPU's content has changed.
+   */
+  forgetCopy({ dataId }: { dataId: object }): void {
+    for (const each of [dataId, ...(this.#parts.get(dataId) ?? [])]) {
+      if (this.tensorMap.has(each)) this.tensorMap.get(each).values = null as never;
+    }
   }
 
   /** "f32" or "i32": what the buffer holds (a boolean tensor holds int32). */

@@ -66,6 +66,28 @@ describe("a step that the GPU", () => {
     disposeModel(model);
   });
 
+  it("does is seen by whoever has read the weights and moments before", async () => {
+    const { model, optimizer } = training("qwen2");
+    const stepper = createStepper(model, optimizer);
+    const read: Buffer[] = [];
+    for (let step = 0; step < 3; step++) {
+      await stepper.step([tinyBatch(model)], { learningRate: 0.01 });
+      if (step !== 1) read.push(await weightsOf(optimizer));
+    }
+    for (const { dataId } of [
+      ...optimizer.parameters.map(({ tensor }) => tensor),
+      ...optimizer.state.m,
+      ...optimizer.state.v,
+    ]) {
+      gpuBackend().forgetCopy({ dataId });
+    }
+    expect(read[1].equals(read[0])).toBe(false);
+    expect(read[1].equals(await weightsOf(optimizer))).toBe(true);
+    stepper.dispose();
+    disposeOptimizer(optimizer);
+    disposeModel(model);
+  });
+
   it("has no room for is told before anything is done", async () => {
     const { model, optimizer } = training("qwen2");
     const before = await weightsOf(optimizer);
