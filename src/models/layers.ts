@@ -18,6 +18,8 @@ export interface Lora {
   b: tf.Tensor; // [out, r]
   /** alpha / r */
   scale: number;
+  /** The scale is alpha / sqrt(r) instead. */
+  rsLora?: boolean;
 }
 
 export interface Linear {
