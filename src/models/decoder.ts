@@ -102,18 +102,29 @@ function decode(
   model: Model,
   embedded: tf.Tensor,
   place: (layer: number) => Place,
-  { onRoute, recompute = false }: ForwardOptions,
+  options: ForwardOptions,
 ): tf.Tensor {
   let x = embedded;
   model.layers.forEach((layer, i) => {
-    const own = place(i);
-    const observe = onRoute && once((chosen: tf.Tensor) => onRoute(i, chosen));
-    const run = (entering: tf.Tensor) => decoderLayer(layer, entering, model, own, observe);
-    const left = recompute ? recomputed(run, [x], parametersOf(layer)) : tf.tidy(() => run(x));
+    const left = throughLayer(model, layer, i, x, place(i), options);
     x.dispose(); // What a gradient needs of it is remembered.
     x = left;
   });
   return norm(model.norm, x, model.config.rmsNormEps);
+}
+
+/** A layer, remembered or computed again. x: [B, T, D] -> [B, T, D]. `index` is what observers know it by. */
+export function throughLayer(
+  model: Model,
+  layer: Layer,
+  index: number,
+  x: tf.Tensor,
+  place: Place,
+  { onRoute, recompute = false }: ForwardOptions,
+): tf.Tensor {
+  const observe = onRoute && once((chosen: tf.Tensor) => onRoute(index, chosen));
+  const run = (entering: tf.Tensor) => decoderLayer(layer, entering, model, place, observe);
+  return recompute ? recomputed(run, [x], parametersOf(layer)) : tf.tidy(() => run(x));
 }
 
 function once<T>(act: (value: T) => void): (value: T) => void {
@@ -159,10 +170,24 @@ export function logits(model: Model, h: tf.Tensor): tf.Tensor {
   return headLogits(h, headWeight(model));
 }
 
-/** What a loss is taken over: tokens and, of the flattened [B*T] rows, those that predict, what and with what weight. */
-export interface LossInput extends Tokens {
+/** Of the flattened [B*T] rows those that predict, what and with what weight. */
+export interface Predictions {
   positions: tf.Tensor; // int32 [M]
   targets: tf.Tensor; // int32 [M]
+  weights: tf.Tensor; // [M]
+}
+
+/** What a loss is taken over. */
+export interface LossInput extends Tokens, Predictions {
+  /** What each multi-token prediction layer learns, where they are trained. */
+  ahead?: Ahead[];
+}
+
+/** Predictions of the targets from so many tokens before; each sees the tokens up to there, and all between. */
+export interface Ahead {
+  /** Of each token the one so many places on; anything where a row or its sequence ends. */
+  ids: tf.Tensor; // int32 [B, T]
+  positions: tf.Tensor; // int32 [M]
   weights: tf.Tensor; // [M]
 }
 
@@ -172,7 +197,7 @@ export function languageModelLoss(model: Model, input: LossInput, options: Forwa
 }
 
 /** The same from hidden states at hand: h is [B, T, D]. */
-export function lossOf(model: Model, h: tf.Tensor, { positions, targets, weights }: LossInput): tf.Scalar {
+export function lossOf(model: Model, h: tf.Tensor, { positions, targets, weights }: Predictions): tf.Scalar {
   return headLoss(h.reshape([-1, h.shape[2]!]), headWeight(model), targets, weights, positions);
 }
 

@@ -1,29 +1,34 @@
-// Multi-token prediction (DeepSeek-V3, section 2.2): a further layer predicts the token after the next.
+// Multi-token prediction (DeepSeek-V3, section 2.2): each further layer predicts the tokens one place further ahead.
 
+import { add } from "../engine/ops/add.ts";
+import { join } from "../engine/ops/join.ts";
 import { takeRows } from "../engine/ops/takeRows.ts";
 import * as tf from "../engine/tf.ts";
-import { decoderLayer, type LossInput, lossOf, type Model, rowPositions } from "./decoder.ts";
+import { type ForwardOptions, type LossInput, lossOf, type Model, placeOf, throughLayer } from "./decoder.ts";
 import { linear, norm } from "./layers.ts";
 
 /**
- * Loss of the first MTP module, nats. h: hidden states of the main model after its final norm [B, T, D]; `input.ids`
- * are the batch's tokens [B, T]; positions, targets and weights say which hidden states predict which tokens two ahead.
+ * The sum of the weighted losses of the multi-token prediction layers, nats. h: hidden states of the main model after its
+ * final norm [B, T, D]; `input.ahead` has what each layer sees and predicts.
  *
- * z[t] = eh_proj([enorm(E[ids[t+1]]); hnorm(h[t])]) (embedding first, as released checkpoints have it), then a layer.
- * The last position of a row has no next token: it sees its own, and should carry no weight.
+ * Layer k takes z[t] = eh_proj([enorm(E[ids[t+k]]); hnorm(h[t])]) (embedding first, as released checkpoints have it; eq. 21),
+ * with h of the layer before it (eq. 22), and predicts through the shared head (eq. 23).
  */
-export function mtpLoss(model: Model, h: tf.Tensor, input: LossInput): tf.Scalar {
-  const [module] = model.mtp;
-  if (!module) throw new Error("The model has no multi-token prediction layer (num_nextn_predict_layers is 0).");
+export function mtpLoss(
+  model: Model,
+  h: tf.Tensor,
+  input: LossInput & Required<Pick<LossInput, "ahead">>,
+  options: ForwardOptions = {},
+): tf.Scalar {
   const { rmsNormEps: eps } = model.config;
-  const [B, T] = input.ids.shape as [number, number];
-  const next = tf.concat([input.ids.slice([0, 1], [B, T - 1]), input.ids.slice([0, T - 1], [B, 1])], 1); // [B, T]
-  const embedded = norm(module.enorm, takeRows(model.embedTokens, next), eps);
-  const joined = linear(module.ehProj, tf.concat([embedded, norm(module.hnorm, h, eps)], -1)); // [B, T, D]
-  const out = norm(
-    module.sharedHeadNorm,
-    decoderLayer(module.layer, joined, model, { positions: rowPositions([B, T]) }),
-    eps,
-  );
-  return lossOf(model, out, input);
+  const place = placeOf(input);
+  let before = h;
+  const losses = model.mtp.map(({ enorm, hnorm, ehProj, layer, sharedHeadNorm }, k) => {
+    const { ids, positions, weights } = input.ahead[k];
+    const embedded = norm(enorm, takeRows(model.embedTokens, ids), eps);
+    const z = linear(ehProj, join(embedded, norm(hnorm, before, eps))); // [B, T, D]
+    before = throughLayer(model, layer, model.layers.length + k, z, place, options);
+    return lossOf(model, norm(sharedHeadNorm, before, eps), { positions, targets: input.targets, weights });
+  });
+  return losses.reduce((sum, loss) => add(sum, loss) as tf.Scalar);
 }

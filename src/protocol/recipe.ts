@@ -38,6 +38,8 @@ const training = {
   recompute: v.optional(v.boolean()),
   /** Put several cases into one row: less padding to compute, and the step stays the same. */
   packing: v.optional(v.boolean()),
+  /** Weight of the loss of multi-token prediction, for models that have layers for it (DeepSeek-V3: 0.3, later 0.1). */
+  mtpWeight: v.optional(v.pipe(v.number(), v.minValue(0), v.maxValue(10))),
 };
 
 const lora = {
@@ -98,6 +100,12 @@ export const RecipeSchema = v.object({
     v.check(
       (stages) => stages.every(({ kind }) => kind !== "prune") || stages.some(({ kind }) => kind === "score"),
       "a prune stage needs a score stage before it",
+    ),
+    v.check(
+      (stages) =>
+        !stages.some(({ kind }) => kind === "prune") ||
+        !stages.some((stage) => "mtpWeight" in stage && (stage.mtpWeight ?? 0) > 0),
+      "pruning removes the layers of multi-token prediction: with a prune stage no other can have mtpWeight",
     ),
     v.check((stages) => {
       const chains = stages.find((stage) => stage.kind === "chains");

@@ -3,22 +3,22 @@
 import type { AnswerMode, Batch } from "../protocol/data.ts";
 import { makeBatch } from "../data/batches.ts";
 import { exampleOf } from "../data/chat.ts";
-import { checkTokenizerFits, openTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
 import { type BackendChoice, TENSORFLOW_VERSION } from "../engine/backend.ts";
 import { nextTask, nextTurn } from "../engine/idle.ts";
 import { giveBackMemory } from "../engine/memory.ts";
 import { askAll } from "../evaluation/answers.ts";
 import { fileSize } from "../evaluation/reportMarkup.ts";
 import { measureLatency } from "../evaluation/latency.ts";
-import { readConfig, writeConfig } from "../formats/hfConfig.ts";
+import { type ModelConfig, readConfig, writeConfig } from "../formats/hfConfig.ts";
 import { planByBudget } from "../loar/budget.ts";
 import { scoreUnits } from "../loar/importance.ts";
 import { copyModel, prune } from "../loar/prune.ts";
 import type { Model } from "../models/decoder.ts";
-import { disposeModel, linearSlots, loadModel, modelSize, type NamedTensor, namedWeights } from "../models/weights.ts";
+import { disposeModel, linearSlots, loadModelFrom, modelSize, type NamedTensor } from "../models/weights.ts";
 import type { ChainsStage, Recipe, RecoverStage, SftStage, Stage } from "../protocol/recipe.ts";
 import type { EvaluationPoint, Report, StageResultKind } from "../protocol/report.ts";
-import type { Checkpoint, ModelFiles, RunEnd, RunHost, RunState } from "../protocol/run.ts";
+import type { Checkpoint, RunEnd, RunState } from "../protocol/run.ts";
 import { ESPALIER_VERSION } from "../protocol/version.ts";
 import { packCheckpoint, restoreOptimizer, unpackCheckpoint } from "../training/checkpoint.ts";
 import { attachLora, detachLora, loraTensors, mergeLora } from "../training/lora.ts";
@@ -27,9 +27,12 @@ import { adviseMemory } from "../training/plan.ts";
 import { createOptimizer, DEFAULT_OPTIMIZER, disposeOptimizer, type Optimizer } from "../training/optimizer.ts";
 import { learningRateAt } from "../training/schedule.ts";
 import { train } from "../training/train.ts";
+import { trainableWeights } from "../training/trainable.ts";
 import { isUnfrozen, unfrozenLayers } from "../training/unfreeze.ts";
 import { batcher, batchShape, type ModeRule } from "./batching.ts";
 import { exportAdapter, exportModel } from "./exports.ts";
+import type { ModelFiles, RunHost } from "./host.ts";
+import { openParts } from "./openParts.ts";
 import { type OpenStudy, openStudy } from "./studies.ts";
 
 /** Prompts measured for speed: a page of text, a short reply. */
@@ -96,6 +99,7 @@ async function openRun(recipe: Recipe, host: RunHost, backend: BackendChoice, fr
   const tokenizer = openTokenizer(files.tokenizer, files.tokenizerConfig);
   const config = readConfig(from ? from.state.config : files.config);
   checkTokenizerFits(tokenizer, config.vocabSize);
+  checkMtp(recipe, config);
   const open = await openStudy(recipe.study, host);
   const startedMs = performance.now() - 1000 * (from?.state.report.seconds ?? 0);
   const shared = { recipe, host, files, tokenizer, open, optimizer: null, startedMs };
@@ -111,6 +115,15 @@ async function openRun(recipe: Recipe, host: RunHost, backend: BackendChoice, fr
     restoreOptimizer(run.optimizer, moments, from.state.step);
   }
   return run;
+}
+
+/** Throws before anything is done where a stage would train layers that are not there. */
+function checkMtp({ stages, model }: Recipe, config: ModelConfig): void {
+  const layers = config.family === "deepseek" ? config.numNextnPredictLayers : 0;
+  if (layers > 0 || !stages.some(asksForMtp)) return;
+  throw new Error(
+    `${model} has no multi-token prediction layers (num_nextn_predict_layers is 0). Leave mtpWeight out of the recipe.`,
+  );
 }
 
 /** alpha / rank of the adapter that a recipe's stages share. */
@@ -263,6 +276,7 @@ async function trainStage(
     steps: stage.steps,
     batchAt,
     recompute: stage.recompute,
+    mtpWeight: stage.mtpWeight,
     learningRateAt: (step) => learningRateAt(step, stage.steps, stage.learningRate),
     trains: gradual ? (name, step) => isUnfrozen(name, unfrozenLayers(step, stage.steps, depth), depth) : undefined,
     onStep: async ({ step, loss, tokens, seconds }) => {
@@ -298,6 +312,7 @@ function planStage({ model, host, state }: Run, stage: RecoverStage | ChainsStag
     length,
     trainedTokens: Math.ceil(positions.length / rows),
     packed: packed !== undefined,
+    mtp: asksForMtp(stage),
     batches: batches.length,
     recompute: stage.recompute ?? false,
   });
@@ -310,16 +325,14 @@ function planStage({ model, host, state }: Run, stage: RecoverStage | ChainsStag
   host.onEvent({ type: "memoryPlanned", bytes: plan.totalBytes });
 }
 
-/** What a stage trains: the adapters, or every weight but the router's balancing bias. */
+/** What a stage trains: the adapters, or the weights. */
 function trainedBy(stage: RecoverStage | ChainsStage | SftStage, model: Model): NamedTensor[] {
   const adapters = stage.kind === "chains" || (stage.kind === "sft" && stage.method === "lora");
-  if (adapters) return loraTensors(model);
-  const depth = model.layers.length;
-  return namedWeights(model).filter(({ name }) => {
-    const layer = /^model\.layers\.(\d+)\./.exec(name);
-    // A multi-token prediction layer takes no part in this loss: weight decay would only wear it down.
-    return !name.endsWith("e_score_correction_bias") && !(layer && Number(layer[1]) >= depth);
-  });
+  return adapters ? loraTensors(model) : trainableWeights(model, asksForMtp(stage));
+}
+
+function asksForMtp(stage: Stage): boolean {
+  return "mtpWeight" in stage && (stage.mtpWeight ?? 0) > 0;
 }
 
 /** Tell that a stage begins; the function it returns enters the result in the report. */

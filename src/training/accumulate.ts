@@ -1,17 +1,36 @@
 // Loss and gradients of a step, from one batch or from several that stand for one.
 
-import { valueAndGradients } from "../engine/gradients.ts";
+import { detached, valueAndGradients } from "../engine/gradients.ts";
+import { add } from "../engine/ops/add.ts";
 import { addInto } from "../engine/ops/addInto.ts";
 import { zeros } from "../engine/ops/zeros.ts";
 import * as tf from "../engine/tf.ts";
-import { type ForwardOptions, languageModelLoss, type LossInput, type Model } from "../models/decoder.ts";
+import { type ForwardOptions, hiddenStates, type LossInput, lossOf, type Model } from "../models/decoder.ts";
+import { mtpLoss } from "../models/mtp.ts";
 
 export type LossAndGradients = {
-  /** Nats: the sum over the batches. */
+  /** Of the next token, in nats: the sum over the batches. What is asked of tokens further on moves only the gradients. */
   value: tf.Scalar;
   /** One for each leaf. */
   gradients: tf.Tensor[];
 };
+
+/**
+ * What training minimises: the loss of the next token and, where the input asks for them, those of the tokens after it
+ * (DeepSeek-V3, section 2.2). `onMain` sees the former alone.
+ */
+export function trainingLoss(
+  model: Model,
+  input: LossInput,
+  options: ForwardOptions = {},
+  onMain: (loss: tf.Scalar) => void = () => {},
+): tf.Scalar {
+  const h = hiddenStates(model, input, options);
+  const main = lossOf(model, h, input);
+  onMain(main);
+  const { ahead } = input;
+  return ahead ? (add(main, mtpLoss(model, h, { ...input, ahead }, options)) as tf.Scalar) : main;
+}
 
 /**
  * The batches one after the other, in the memory of one. Their loss weights add up to 1 over all of them (makeBatch's
@@ -23,7 +42,7 @@ export function lossAndGradients(
   leaves: tf.Tensor[],
   options: ForwardOptions = {},
 ): LossAndGradients {
-  const of = (input: LossInput) => valueAndGradients(() => languageModelLoss(model, input, options), leaves);
+  const of = (input: LossInput) => one(model, input, leaves, options);
   if (inputs.length === 1) return of(inputs[0]);
   const sums = { value: zeros([]) as tf.Scalar, gradients: leaves.map(({ shape }) => zeros(shape)) };
   for (const input of inputs) {
@@ -33,4 +52,17 @@ export function lossAndGradients(
     tf.dispose([value, ...gradients]);
   }
   return sums;
+}
+
+function one(model: Model, input: LossInput, leaves: tf.Tensor[], options: ForwardOptions): LossAndGradients {
+  if (!input.ahead) return valueAndGradients(() => trainingLoss(model, input, options), leaves);
+  const mains: tf.Scalar[] = [];
+  const keep = (loss: tf.Scalar) => void mains.push(tf.keep(detached(loss) as tf.Scalar));
+  try {
+    const { value, gradients } = valueAndGradients(() => trainingLoss(model, input, options, keep), leaves);
+    value.dispose();
+    return { value: mains[0].clone(), gradients };
+  } finally {
+    tf.dispose(mains);
+  }
 }

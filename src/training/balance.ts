@@ -23,7 +23,8 @@ export function balanceLoads(model: Model): LoadBalancing {
     },
     apply(speed) {
       const worst = [...chosenBy].map(([layer, chosen]) => {
-        const { eScoreCorrectionBias: bias } = model.layers[layer].mlp as Moe; // No other layer routes.
+        const { mlp } = model.layers[layer] ?? model.mtp[layer - model.layers.length].layer;
+        const { eScoreCorrectionBias: bias } = mlp as Moe; // No other layer routes.
         return tf.tidy(() => {
           const last = chosen.at(-1)!;
           const before = chosen

@@ -4,10 +4,12 @@ import { valueAndGradients } from "../engine/gradients.ts";
 import { memoryBudgetBytes, phantom, rehearse } from "../engine/memory.ts";
 import * as tf from "../engine/tf.ts";
 import type { ModelConfig } from "../formats/hfConfig.ts";
-import { languageModelLoss, type LossInput, type Model } from "../models/decoder.ts";
+import type { LossInput, Model } from "../models/decoder.ts";
 import { phantomMaker, type Storage, tensorsOf as tensorsOfTable } from "../models/storage.ts";
-import { buildModelFrom, disposeModel, linearSlots, namedTables, namedWeights } from "../models/weights.ts";
+import { buildModelFrom, disposeModel, linearSlots, namedTables } from "../models/weights.ts";
+import { trainingLoss } from "./accumulate.ts";
 import { loraTensors } from "./lora.ts";
+import { trainableWeights } from "./trainable.ts";
 
 export interface MemorySettings {
   storage: Storage;
@@ -21,6 +23,8 @@ export interface MemorySettings {
   trainedTokens: number;
   /** Whether rows hold several sequences. */
   packed?: boolean;
+  /** Whether the multi-token prediction layers are trained. */
+  mtp?: boolean;
   /** Batches that make one step. */
   batches: number;
   recompute: boolean;
@@ -55,14 +59,14 @@ export function planMemory(
 ): MemoryPlan {
   const model = buildModelFrom(config, phantomMaker(settings.storage));
   const adapters = settings.rank === null ? [] : attachPhantoms(model, settings.rank);
-  const leaves = settings.rank === null ? trainedWeights(model) : adapters;
-  const input = phantomInput(settings);
+  const leaves = settings.rank === null ? trainableWeights(model, settings.mtp).map(({ tensor }) => tensor) : adapters;
+  const input = phantomInput(settings, model.mtp.length);
   const inputs = tf.tensor_util.getTensorsInContainer(input as unknown as tf.TensorContainer);
   const phantoms = [...inputs, ...adapters, ...tensorsOf(model)];
   let activationBytes = 0;
   const step = () => {
     const { value, gradients } = valueAndGradients(() => {
-      const loss = languageModelLoss(model, input, { recompute: settings.recompute });
+      const loss = trainingLoss(model, input, { recompute: settings.recompute });
       activationBytes = rememberedBytes(phantoms);
       return loss;
     }, leaves);
@@ -173,21 +177,16 @@ function attachPhantoms(model: Model, rank: number): tf.Tensor[] {
   return loraTensors(model).map(({ tensor }) => tensor);
 }
 
-function trainedWeights(model: Model): tf.Tensor[] {
-  return namedWeights(model)
-    .filter(({ name }) => !name.endsWith("e_score_correction_bias"))
-    .map(({ tensor }) => tensor);
-}
-
-function phantomInput({ rows, length, trainedTokens, packed }: MemorySettings): LossInput {
+function phantomInput({ rows, length, trainedTokens, packed, mtp }: MemorySettings, depths: number): LossInput {
   const places = rows * trainedTokens;
-  const perToken = (): tf.Tensor => phantom([rows, length], "int32");
+  const perToken = () => phantom([rows, length], "int32");
+  const perPlace = () => ({ positions: phantom([places], "int32"), weights: phantom([places]) });
   return {
     ids: perToken(),
-    positions: phantom([places], "int32"),
     targets: phantom([places], "int32"),
-    weights: phantom([places]),
+    ...perPlace(),
     ...(packed && { packed: { positionIds: perToken(), starts: perToken() } }),
+    ...(mtp && { ahead: Array.from({ length: depths }, () => ({ ids: perToken(), ...perPlace() })) }),
   };
 }
 

@@ -8,7 +8,7 @@ import type { ForwardOptions, LossInput, Model } from "../models/decoder.ts";
 import type { Batch } from "../protocol/data.ts";
 import { lossAndGradients } from "./accumulate.ts";
 import { balanceLoads } from "./balance.ts";
-import { lossInput, overwriteInput } from "./loss.ts";
+import { lossInput, mtpOf, overwriteInput } from "./loss.ts";
 import type { Optimizer } from "./optimizer.ts";
 
 export interface StepperOptions {
@@ -16,6 +16,8 @@ export interface StepperOptions {
   recompute?: boolean;
   /** Move the routers' biases towards an even load of the experts after each step (DeepSeek-V3, section 2.1.2). */
   balance?: boolean;
+  /** Weight of the multi-token prediction layers' mean loss beside the main one (DeepSeek-V3: 0.3, later 0.1). Default 0. */
+  mtpWeight?: number;
 }
 
 export interface StepSettings {
@@ -27,7 +29,7 @@ export interface StepSettings {
 }
 
 export interface StepResult {
-  /** Before the update: nats, the mean over the trained tokens. */
+  /** Before the update, of the next token: nats, the mean over the trained tokens. */
   loss: number;
   /** The load of the busiest expert over the mean load, in the layer where that is most; with `balance` only. */
   worstLoad: number | null;
@@ -58,13 +60,14 @@ const MOST_RECORDINGS = 8; // Shapes come back; of too many the one that was use
 export function createStepper(model: Model, optimizer: Optimizer, options: StepperOptions = {}): Stepper {
   const recorded = new Map<string, RecordedStep>();
   const all = optimizer.parameters.map(() => true);
+  const mtp = mtpOf(model, options.mtpWeight ?? 0);
 
   async function step(
     batches: Batch[],
     { learningRate, active = all, balanceSpeed = 0 }: StepSettings,
   ): Promise<StepResult> {
     const own = await recordingOf(batches, active);
-    own.inputs.forEach((input, i) => overwriteInput(input, batches[i]));
+    own.inputs.forEach((input, i) => overwriteInput(input, batches[i], mtp));
     overwrite(own.rates, adamWRates(learningRate, optimizer.step + 1, optimizer.settings));
     overwrite(own.speed, Float32Array.of(balanceSpeed));
     const next = optimizer.step + 1;
@@ -115,9 +118,9 @@ async function recordStep(
   optimizer: Optimizer,
   batches: Batch[],
   active: boolean[],
-  { recompute = false, balance = false }: StepperOptions,
+  { recompute = false, balance = false, mtpWeight = 0 }: StepperOptions,
 ): Promise<RecordedStep> {
-  const inputs = batches.map(lossInput);
+  const inputs = batches.map((batch) => lossInput(batch, mtpOf(model, mtpWeight)));
   const [rates, speed] = [tf.zeros([3]), tf.zeros([1])];
   const leaves = optimizer.parameters.filter((_, i) => active[i]).map(({ tensor }) => tensor);
   try {

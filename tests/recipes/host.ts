@@ -4,7 +4,8 @@ import { readFileSync } from "node:fs";
 import { readConfig } from "../../src/formats/hfConfig.ts";
 import { disposeModel, initModel, saveModel } from "../../src/models/weights.ts";
 import type { CaseStudy } from "../../src/protocol/data.ts";
-import type { Checkpoint, ModelFiles, RunEvent, RunHost } from "../../src/protocol/run.ts";
+import type { Checkpoint, RunEvent } from "../../src/protocol/run.ts";
+import type { ModelFiles, RunHost } from "../../src/recipes/host.ts";
 import { shippedJson } from "../data/shipped.ts";
 
 const TINY = {
@@ -24,8 +25,9 @@ const TINY = {
 };
 
 /** deepseek-nano's tokenizer with a random model of some thousand parameters beside its embedding. */
-export async function tinyModelFiles(): Promise<ModelFiles> {
-  const config = { ...JSON.parse(readFileSync("public/models/deepseek-nano/config.json", "utf8")), ...TINY };
+export async function tinyModelFiles(changes: Record<string, unknown> = {}): Promise<ModelFiles> {
+  const nano = JSON.parse(readFileSync("public/models/deepseek-nano/config.json", "utf8"));
+  const config = { ...nano, ...TINY, ...changes };
   const model = initModel(readConfig(config), 1);
   const weights = await saveModel(model, "F32");
   disposeModel(model);

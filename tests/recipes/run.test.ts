@@ -7,7 +7,8 @@ import { readAdapter } from "../../src/formats/peftAdapter.ts";
 import { disposeModel, loadModel, modelSize } from "../../src/models/weights.ts";
 import { parseRecipe, type Recipe } from "../../src/protocol/recipe.ts";
 import { type Report, ReportSchema } from "../../src/protocol/report.ts";
-import type { Checkpoint, ModelFiles, RunEnd } from "../../src/protocol/run.ts";
+import type { Checkpoint, RunEnd } from "../../src/protocol/run.ts";
+import type { ModelFiles } from "../../src/recipes/host.ts";
 import { runRecipe } from "../../src/recipes/run.ts";
 import { unpackCheckpoint } from "../../src/training/checkpoint.ts";
 import { attachAdapter, mergeLora } from "../../src/training/lora.ts";
@@ -237,6 +238,43 @@ describe("a run", () => {
       const last = host.checkpoints.at(-1);
       expect(last?.state.step).toBe(host.events.filter(({ type }) => type === "step").length);
     }
+  });
+
+  it("trains the layers of multi-token prediction where it asks for them, and resumed does the same", async () => {
+    const files = await tinyModelFiles({ num_nextn_predict_layers: 1 });
+    const stage = { kind: "recover", steps: 2, ...training };
+    const recipe = recipeOf("further", [{ ...stage, mtpWeight: 0.3 }]);
+    const run = async (own: Recipe, stopAfter = Infinity, from?: Checkpoint) => {
+      const host = new MemoryHost(files);
+      host.stopping = () => host.events.filter(({ type }) => type === "step").length >= stopAfter;
+      await expectNoLeak(() => runRecipe(own, host, BACKEND, from));
+      return host.checkpoints;
+    };
+    const trained = (await run(recipe)).at(-1)!;
+    const resumed = (await run(recipe, Infinity, (await run(recipe, 1)).at(-1))).at(-1)!;
+    expect(fingerprint(resumed)).toBe(fingerprint(trained));
+    const plain = (await run(recipeOf("plain", [stage]))).at(-1)!;
+    const moved = ({ tensors }: Checkpoint) => {
+      const config = readConfig(files.config);
+      const models = [loadModel(config, files.weights), unpackCheckpoint(config, tensors, 1).model];
+      const [before, after] = models.map(contents);
+      models.forEach(disposeModel);
+      return changedNames(before, after).some((name) => name.endsWith("eh_proj.weight"));
+    };
+    expect([moved(trained), moved(plain)]).toEqual([true, false]);
+  });
+
+  it("that asks for multi-token prediction where there is none is refused before anything runs", async () => {
+    const stage = { kind: "recover", steps: 2, ...training, mtpWeight: 0.3 };
+    const host = new MemoryHost(model);
+    await expectNoLeak(async () => {
+      await expect(runRecipe(recipeOf("further", [stage]), host, BACKEND)).rejects.toThrow(
+        "tiny has no multi-token prediction layers (num_nextn_predict_layers is 0). Leave mtpWeight out of the recipe.",
+      );
+    });
+    expect(host.events).toEqual([]);
+    const cut = [{ kind: "score", method: "gateFisher", cases: 2 }, { kind: "prune", removeParameters: 0.05 }, stage];
+    expect(() => recipeOf("cut", cut)).toThrow("pruning removes the layers of multi-token prediction");
   });
 
   it("that cannot go on says why, and leaves no tensors behind", async () => {

@@ -39,7 +39,13 @@ describe.each(FAMILIES)("several batches of %s", (family) => {
       const whole = tf.tidy(() => lossAndGradients(model, [lossInput(batch(rows))], leaves));
       let from = 0;
       const parts = sizes.map((size) => batch(rows.slice(from, (from += size)), weightOf(rows)));
-      const split = tf.tidy(() => lossAndGradients(model, parts.map(lossInput), leaves));
+      const split = tf.tidy(() =>
+        lossAndGradients(
+          model,
+          parts.map((part) => lossInput(part)),
+          leaves,
+        ),
+      );
       expectNear(split.value.dataSync(), whole.value.dataSync(), TOLERANCE);
       split.gradients.forEach((gradient, i) =>
         expectNear(gradient.dataSync() as Float32Array, whole.gradients[i].dataSync() as Float32Array, TOLERANCE),

@@ -1,19 +1,19 @@
 import { describe, expect, it } from "vitest";
-import { valueAndGradients } from "../../src/engine/gradients.ts";
 import { adamW } from "../../src/engine/ops/adamW.ts";
 import { record } from "../../src/engine/record.ts";
 import * as tf from "../../src/engine/tf.ts";
 import { type ModelConfig, readConfig } from "../../src/formats/hfConfig.ts";
-import { languageModelLoss } from "../../src/models/decoder.ts";
 import { tensorsOf } from "../../src/models/storage.ts";
-import { disposeModel, initModel, modelSize, namedTables, namedWeights } from "../../src/models/weights.ts";
+import { disposeModel, initModel, modelSize, namedTables } from "../../src/models/weights.ts";
 import type { Batch } from "../../src/protocol/data.ts";
 import { attachLora, loraTensors } from "../../src/training/lora.ts";
-import { lossInput } from "../../src/training/loss.ts";
+import { lossAndGradients } from "../../src/training/accumulate.ts";
+import { lossInput, mtpOf } from "../../src/training/loss.ts";
 import { createOptimizer, DEFAULT_OPTIMIZER, disposeOptimizer } from "../../src/training/optimizer.ts";
 import { adviseMemory, type MemorySettings, planMemory } from "../../src/training/plan.ts";
+import { trainableWeights } from "../../src/training/trainable.ts";
 import { useBackend } from "../engine/harness.ts";
-import { expectNoLeak, tinyConfig } from "../models/tiny.ts";
+import { expectNoLeak, type Family, tinyConfig } from "../models/tiny.ts";
 
 const SETTINGS: MemorySettings = {
   storage: "f32",
@@ -26,10 +26,10 @@ const SETTINGS: MemorySettings = {
 };
 
 const MODELS = [
-  ["deepseek", null, false, false],
-  ["deepseek", 4, true, true],
-  ["qwen2", null, true, false],
-  ["qwen2", 4, false, true],
+  ["deepseek", { rank: null }],
+  ["deepseek", { rank: 4, recompute: true }],
+  ["qwen2", { rank: null, recompute: true }],
+  ["qwen2", { rank: 4, packed: true }],
 ] as const;
 
 function batchOf({ rows, length, trainedTokens, packed }: MemorySettings): Batch {
@@ -57,14 +57,13 @@ function batchOf({ rows, length, trainedTokens, packed }: MemorySettings): Batch
 async function recordedBytes(config: ModelConfig, settings: MemorySettings): Promise<number> {
   const model = initModel(config, 1, settings.storage);
   if (settings.rank !== null) attachLora(model, { rank: settings.rank, alpha: 1, seed: 1 });
-  const named = settings.rank === null ? namedWeights(model) : loraTensors(model);
-  const trained = named.filter(({ name }) => !name.endsWith("e_score_correction_bias"));
+  const trained = settings.rank === null ? trainableWeights(model, settings.mtp) : loraTensors(model);
   const optimizer = createOptimizer(trained, DEFAULT_OPTIMIZER);
   const leaves = trained.map(({ tensor }) => tensor);
-  const input = lossInput(batchOf(settings));
+  const input = lossInput(batchOf(settings), mtpOf(model, settings.mtp ? 0.3 : 0));
   const rates = tf.zeros([3]);
   const recording = await record(() => {
-    const { value, gradients } = valueAndGradients(() => languageModelLoss(model, input, settings), leaves);
+    const { value, gradients } = lossAndGradients(model, [input], leaves, settings);
     adamW(optimizer.state, gradients, rates, DEFAULT_OPTIMIZER);
     return value;
   });
@@ -77,29 +76,36 @@ async function recordedBytes(config: ModelConfig, settings: MemorySettings): Pro
   return bytes;
 }
 
+async function expectPlanIsTaken(family: Family, settings: MemorySettings, tolerance: number): Promise<void> {
+  const config = tinyConfig(family, { num_hidden_layers: 5, num_nextn_predict_layers: settings.mtp ? 2 : 0 });
+  await expectNoLeak(async () => {
+    const plan = planMemory(config, settings);
+    const recorded = await recordedBytes(config, settings);
+    const share = (plan.activationBytes + plan.workspaceBytes) / recorded;
+    expect(Math.abs(share - 1)).toBeLessThan(tolerance);
+  });
+}
+
 /** On WebGPU pieces are rounded up to 256 bytes, which is much at these sizes. */
 const TOLERANCE = { wasm: 0.02, webgpu: 0.1 };
 
 describe.each(["wasm", "webgpu"] as const)("a plan on %s", (backend) => {
   useBackend(backend);
 
-  it.each(MODELS)(
-    "of %s, adapters of rank %s, recomputed %s, rows of several sequences %s, is what is then taken",
-    async (family, rank, recompute, packed) => {
-      const config = tinyConfig(family, { num_hidden_layers: 5 });
-      const settings = { ...SETTINGS, rank, recompute, packed };
-      await expectNoLeak(async () => {
-        const plan = planMemory(config, settings);
-        const recorded = await recordedBytes(config, settings);
-        const share = (plan.activationBytes + plan.workspaceBytes) / recorded;
-        expect(Math.abs(share - 1)).toBeLessThan(TOLERANCE[backend]);
-      });
-    },
-  );
+  it.each(MODELS)("of %s with %j is what is then taken", async (family, changes) => {
+    await expectPlanIsTaken(family, { ...SETTINGS, ...changes }, TOLERANCE[backend]);
+  });
 });
 
 describe("a plan", () => {
   useBackend("wasm");
+
+  it.each([{ packed: true }, { mtp: true }, { mtp: true, recompute: true }])(
+    "of %j is what is then taken",
+    async (changes) => {
+      await expectPlanIsTaken("deepseek", { ...SETTINGS, ...changes }, TOLERANCE.wasm);
+    },
+  );
 
   it("counts weights as they are stored, and moments of what is trained", () => {
     const config = tinyConfig("qwen2", { hidden_size: 64, intermediate_size: 96, tie_word_embeddings: true });

@@ -99,10 +99,10 @@ export function StageFields({ stage, disabled, onChange }: StageFieldsProps) {
 }
 
 function withMethod(
-  { steps, batch, learningRate, atATime, recompute, packing }: SftStage,
+  { steps, batch, learningRate, atATime, recompute, packing, mtpWeight }: SftStage,
   method: SftStage["method"],
 ): SftStage {
-  const training = { kind: "sft", steps, batch, learningRate, atATime, recompute, packing } as const;
+  const training = { kind: "sft", steps, batch, learningRate, atATime, recompute, packing, mtpWeight } as const;
   return method === "lora" ? { ...training, method, rank: 16, alpha: 32 } : { ...training, method };
 }
 
