@@ -73,7 +73,7 @@ describe("experts on three threads", () => {
 
   it.each<[string, Case]>([
     ["some rows each", { n: 401, widths: [64, 32, 0, 96, 64], format: null, trained: true }],
-    ["frozen ones", { n: 401, widths: [64, 33, 0, 96, 7], format: null, trained: false }],
+    ["more rows than a unit has", { n: 701, widths: [64, 33, 0, 7], format: null, trained: false }],
     ["int8", { n: 401, widths: [64, 32, 0, 96, 64], format: "int8", trained: false }],
     ["int4, fewer than threads", { n: 67, widths: [512, 1024], format: "int4", trained: false }],
     ["f16, one token", { n: 1, widths: [512, 1024, 512, 1024], format: "f16", trained: false }],

@@ -9,7 +9,7 @@ import { DOWN, GATE, multiplyByPart, UP } from "./stored";
 import { swiGlu, swiGluGradient } from "./swiGlu";
 import { evenly, EXPERTS, EXPERTS_GRADIENT, forEachThread, give, given, ownPart, share, SLOT_SUMS } from "./threads";
 
-const ROWS = 128; // Rows of one expert at a time.
+const ROWS = 256; // Rows of one expert at a time.
 
 // Nanoseconds: of a multiplication and addition in a product, in a sum over slots.
 const PRODUCTS_TAKE = 0.05;
