@@ -47,6 +47,8 @@ const SIZES = [
   [4, 9, 257],
   [5, 33, 3],
   [7, 8, 256],
+  [16, 9, 70],
+  [17, 21, 70],
   [130, 513, 9],
   [129, 17, 515],
 ] as const;
@@ -74,7 +76,7 @@ describe.each(everyBuild)("gemm, built %s", (build) => {
     }
   });
 
-  it.each([1, 4, 6])("leaves what lies between the rows of C alone, with %i rows", (m) => {
+  it.each([1, 4, 6, 18])("leaves what lies between the rows of C alone, with %i rows", (m) => {
     const [n, k, ld] = [11, 5, 14];
     for (const [transposeA, transposeB] of LAYOUTS) {
       const { kernels, put, floats } = instantiate(build);
@@ -116,6 +118,8 @@ const PACKED_SIZES = [
   [4, 33, 64],
   [5, 9, 32],
   [9, 530, 288],
+  [16, 6, 2112],
+  [18, 530, 288],
   [131, 12, 544],
 ] as const;
 
@@ -149,14 +153,17 @@ describe.each(everyBuild)("a matrix stored small, built %s", (build) => {
   });
 
   it("may have columns that are no multiple of 32, as f16", () => {
-    const [m, rows, columns] = [6, 7, 38];
+    const [rows, columns] = [7, 38];
     const { words, values } = storedSmall([rows, columns], "f16");
-    for (const rowsOfA of [2, m]) {
-      const { kernels, put, floats } = instantiate(build);
-      const a = numbers(rowsOfA * rows, 1);
-      const c = put(new Float32Array(rowsOfA * columns));
-      kernels.gemmPacked(0, false, rowsOfA, columns, rows, put(a), rows, put(words), rows, columns, c, columns, false);
-      expectNear(floats(c, rowsOfA * columns), productOf([rowsOfA, columns, rows], a, false, values, false), rows);
+    for (const m of [1, 2, 6, 20]) {
+      for (const transposeB of [true, false]) {
+        const [n, k] = transposeB ? [rows, columns] : [columns, rows];
+        const { kernels, put, floats } = instantiate(build);
+        const a = numbers(m * k, 1);
+        const c = put(new Float32Array(m * n));
+        kernels.gemmPacked(0, transposeB, m, n, k, put(a), k, put(words), rows, columns, c, n, false);
+        expectNear(floats(c, m * n), productOf([m, n, k], a, false, values, transposeB), k);
+      }
     }
   });
 

@@ -20,11 +20,11 @@ export function dots(
 ): void {
   let j = 0;
   for (; j + STRIP <= n; j += STRIP) {
-    for (let i = 0; i < m; i++) {
-      const to = at(c, i * ldc + j);
-      const sums = dots4(at(a, i * lda), at(b, j * ldb), ldb, k);
-      v128.store(to, accumulate ? f32x4.add(v128.load(to), sums) : sums);
+    let i = 0;
+    for (; i + 2 <= m; i += 2) {
+      dots2x4(at(a, i * lda), lda, at(b, j * ldb), ldb, k, at(c, i * ldc + j), ldc, accumulate);
     }
+    if (i < m) storeSums(at(c, i * ldc + j), dots4(at(a, i * lda), at(b, j * ldb), ldb, k), accumulate);
   }
   for (; j < n; j++) {
     for (let i = 0; i < m; i++) {
@@ -33,6 +33,52 @@ export function dots(
       store<f32>(to, accumulate ? load<f32>(to) + sum : sum);
     }
   }
+}
+
+function storeSums(c: usize, sums: v128, accumulate: bool): void {
+  v128.store(c, accumulate ? f32x4.add(v128.load(c), sums) : sums);
+}
+
+/** `dots4` of two rows `lda` apart, into two rows `ldc` apart: the elements of b are loaded once for both. */
+function dots2x4(x: usize, lda: i32, b: usize, ldb: i32, k: i32, c: usize, ldc: i32, accumulate: bool): void {
+  let y = at(x, lda);
+  let r0 = b;
+  let r1 = at(r0, ldb);
+  let r2 = at(r1, ldb);
+  let r3 = at(r2, ldb);
+  let x0 = f32x4.splat(0);
+  let x1 = f32x4.splat(0);
+  let x2 = f32x4.splat(0);
+  let x3 = f32x4.splat(0);
+  let y0 = f32x4.splat(0);
+  let y1 = f32x4.splat(0);
+  let y2 = f32x4.splat(0);
+  let y3 = f32x4.splat(0);
+  const end = at(x, k & ~3);
+  for (; x < end; x += 16) {
+    const u = v128.load(x);
+    const v = v128.load(y);
+    let w = v128.load(r0);
+    x0 = madd(u, w, x0);
+    y0 = madd(v, w, y0);
+    w = v128.load(r1);
+    x1 = madd(u, w, x1);
+    y1 = madd(v, w, y1);
+    w = v128.load(r2);
+    x2 = madd(u, w, x2);
+    y2 = madd(v, w, y2);
+    w = v128.load(r3);
+    x3 = madd(u, w, x3);
+    y3 = madd(v, w, y3);
+    y += 16;
+    r0 += 16;
+    r1 += 16;
+    r2 += 16;
+    r3 += 16;
+  }
+  const rest = k & 3;
+  storeSums(c, f32x4.add(sumsOf(x0, x1, x2, x3), restOf4(x, r0, r1, r2, r3, rest)), accumulate);
+  storeSums(at(c, ldc), f32x4.add(sumsOf(y0, y1, y2, y3), restOf4(y, r0, r1, r2, r3, rest)), accumulate);
 }
 
 /** The dot products of `x` with 4 rows `ldb` apart: what `dot` gives for each. */
@@ -45,8 +91,8 @@ function dots4(x: usize, b: usize, ldb: i32, k: i32): v128 {
   let s1 = f32x4.splat(0);
   let s2 = f32x4.splat(0);
   let s3 = f32x4.splat(0);
-  const end = at(x, k);
-  for (; x + 16 <= end; x += 16) {
+  const end = at(x, k & ~3);
+  for (; x < end; x += 16) {
     const v = v128.load(x);
     s0 = madd(v, v128.load(r0), s0);
     s1 = madd(v, v128.load(r1), s1);
@@ -57,23 +103,28 @@ function dots4(x: usize, b: usize, ldb: i32, k: i32): v128 {
     r2 += 16;
     r3 += 16;
   }
-  let rest = f32x4.splat(0);
-  for (; x < end; x += 4) {
-    let column = f32x4.splat(load<f32>(r0));
-    column = f32x4.replace_lane(column, 1, load<f32>(r1));
-    column = f32x4.replace_lane(column, 2, load<f32>(r2));
-    column = f32x4.replace_lane(column, 3, load<f32>(r3));
-    rest = f32x4.add(rest, f32x4.mul(v128.load32_splat(x), column));
-    r0 += 4;
-    r1 += 4;
-    r2 += 4;
-    r3 += 4;
-  }
+  return f32x4.add(sumsOf(s0, s1, s2, s3), restOf4(x, r0, r1, r2, r3, k & 3));
+}
+
+/** The sum of each one's lanes. */
+function sumsOf(s0: v128, s1: v128, s2: v128, s3: v128): v128 {
   let sums = f32x4.splat(sum4(s0));
   sums = f32x4.replace_lane(sums, 1, sum4(s1));
   sums = f32x4.replace_lane(sums, 2, sum4(s2));
-  sums = f32x4.replace_lane(sums, 3, sum4(s3));
-  return f32x4.add(sums, rest);
+  return f32x4.replace_lane(sums, 3, sum4(s3));
+}
+
+/** The dot products of a row's last elements with those of 4 others. */
+function restOf4(x: usize, r0: usize, r1: usize, r2: usize, r3: usize, n: i32): v128 {
+  let rest = f32x4.splat(0);
+  for (let i = 0; i < n; i++) {
+    let column = f32x4.splat(load<f32>(at(r0, i)));
+    column = f32x4.replace_lane(column, 1, load<f32>(at(r1, i)));
+    column = f32x4.replace_lane(column, 2, load<f32>(at(r2, i)));
+    column = f32x4.replace_lane(column, 3, load<f32>(at(r3, i)));
+    rest = f32x4.add(rest, f32x4.mul(v128.load32_splat(at(x, i)), column));
+  }
+  return rest;
 }
 
 /** c[m, n] = a·b, added to what C holds if `accumulate`. a: [m, k], b: [k, n] */

@@ -5,6 +5,7 @@ import { dots, sums } from "./fewRows";
 import { at, clear, madd } from "./math";
 import { packAcross, packAcrossDecoded, packAlong, packAlongDecoded } from "./panels";
 import { decode, scalesOf } from "./packed";
+import { dotsOfRow } from "./packedRows";
 import { evenly, give, given, PRODUCT, share } from "./threads";
 
 const ROWS = 4; // The tile of C that is held in registers: 8 vectors, with 2 of B and 1 of A beside them.
@@ -12,7 +13,8 @@ const COLUMNS = 8;
 const BLOCK_M = 128; // A's packed block (128 KB) and
 const BLOCK_N = 512; // B's (512 KB) stay in the second cache;
 const BLOCK_K = 256; // one panel of each (4 and 8 KB) in the first.
-const FEW = 4; // Rows of C that are computed without packing.
+const FEW = 4; // Rows of C that are computed without packing,
+const FEW_DOTS = 16; // and where rows of A meet rows of B.
 
 export const F32 = -1; // The format of a B that is not stored small.
 
@@ -38,7 +40,7 @@ export function bindGemm(memory: usize): void {
  * C[m, n] = op(A)·op(B), added to what C holds if `accumulate`.
  *
  * A is [m, k], or [k, m] if transposeA; B is [k, n], or [n, k] if transposeB. `lda`, `ldb`, `ldc`: elements from one
- * stored row to the next. More than 4 rows: each element of C is summed in the order of k, whatever m and n are.
+ * stored row to the next. More than 16 rows: each element of C is summed in the order of k, whatever m and n are.
  */
 export function gemm(
   transposeA: bool,
@@ -80,8 +82,9 @@ export function gemmPacked(
   multiply(format, false, transposeB, m, n, k, a, lda, words, scales, columns, c, ldc, accumulate);
 }
 
-// Nanoseconds for a multiplication and addition, where B is read once for few rows, and where it is packed.
-const FEW_TAKE = 0.16;
+// Nanoseconds: to read an element of B for few rows, for each of their multiplications, and for one where B is packed.
+const READ_TAKES = 0.1;
+const FEW_TAKE = 0.06;
 const MANY_TAKE = 0.04;
 const FINEST = 64; // Columns or rows of a piece, at least: each packs the other operand anew.
 const STEP = 32; // Pieces begin at multiples of this: tiles, strips and blocks of B are cut nowhere.
@@ -106,7 +109,7 @@ export function multiply(
   ldc: i32,
   accumulate: bool,
 ): void {
-  const few = m <= FEW && !transposeA;
+  const few = m <= (transposeB ? FEW_DOTS : FEW) && !transposeA;
   const byRows = !few && m > n;
   const count = byRows ? m : n;
   const flags = (few ? 1 : 0) | (byRows ? 2 : 0) | (transposeA ? 4 : 0) | (transposeB ? 8 : 0) | (accumulate ? 16 : 0);
@@ -122,7 +125,7 @@ export function multiply(
   give<i32>(9, ldb);
   give<usize>(10, c);
   give<i32>(11, ldc);
-  const nanoseconds = <f64>m * <f64>n * <f64>k * (few ? FEW_TAKE : MANY_TAKE);
+  const nanoseconds = <f64>n * <f64>k * (few ? READ_TAKES + FEW_TAKE * <f64>m : MANY_TAKE * <f64>m);
   share(PRODUCT, count, max(FINEST, evenly(count, STEP)), nanoseconds, !accumulate);
 }
 
@@ -198,6 +201,7 @@ function dotsPacked(
   ldc: i32,
   accumulate: bool,
 ): void {
+  if (m == 1) return dotsOfRow(format, a, words, scales, ldb, n0, n1 - n0, k, at(c, n0), accumulate);
   for (let j = n0; j < n1; j += STRIP) {
     const rows = min(STRIP, n1 - j);
     for (let p = 0; p < k; p += CHUNK) {

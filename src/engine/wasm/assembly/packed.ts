@@ -58,7 +58,7 @@ function decodeHalves(from: usize, count: i32, y: usize): void {
  * With the mantissa moved to its place only the exponent's bias is wrong, which a factor of 2^(127 - 15) mends, for
  * subnormal numbers, too.
  */
-function floats(halves: v128): v128 {
+export function floats(halves: v128): v128 {
   const moved = v128.and(i32x4.shl(halves, 13), i32x4.splat(0x8fffe000));
   return f32x4.mul(moved, f32x4.splat(5.192296858534828e33));
 }
