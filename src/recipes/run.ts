@@ -3,7 +3,7 @@
 import type { AnswerMode, Batch } from "../protocol/data.ts";
 import { makeBatch } from "../data/batches.ts";
 import { exampleOf } from "../data/chat.ts";
-import type { Tokenizer } from "../data/tokenizer.ts";
+import { checkTokenizerFits, openTokenizer, type Tokenizer } from "../data/tokenizer.ts";
 import { type BackendChoice, TENSORFLOW_VERSION } from "../engine/backend.ts";
 import { nextTask, nextTurn } from "../engine/idle.ts";
 import { giveBackMemory } from "../engine/memory.ts";
@@ -15,10 +15,10 @@ import { planByBudget } from "../loar/budget.ts";
 import { scoreUnits } from "../loar/importance.ts";
 import { copyModel, prune } from "../loar/prune.ts";
 import type { Model } from "../models/decoder.ts";
-import { disposeModel, linearSlots, loadModelFrom, modelSize, type NamedTensor } from "../models/weights.ts";
+import { disposeModel, linearSlots, loadModel, modelSize, type NamedTensor } from "../models/weights.ts";
 import type { ChainsStage, Recipe, RecoverStage, SftStage, Stage } from "../protocol/recipe.ts";
 import type { EvaluationPoint, Report, StageResultKind } from "../protocol/report.ts";
-import type { Checkpoint, RunEnd, RunState } from "../protocol/run.ts";
+import type { Checkpoint, ModelFiles, RunEnd, RunHost, RunState } from "../protocol/run.ts";
 import { ESPALIER_VERSION } from "../protocol/version.ts";
 import { packCheckpoint, restoreOptimizer, unpackCheckpoint } from "../training/checkpoint.ts";
 import { attachLora, detachLora, loraTensors, mergeLora } from "../training/lora.ts";
@@ -31,8 +31,6 @@ import { trainableWeights } from "../training/trainable.ts";
 import { isUnfrozen, unfrozenLayers } from "../training/unfreeze.ts";
 import { batcher, batchShape, type ModeRule } from "./batching.ts";
 import { exportAdapter, exportModel } from "./exports.ts";
-import type { ModelFiles, RunHost } from "./host.ts";
-import { openParts } from "./openParts.ts";
 import { type OpenStudy, openStudy } from "./studies.ts";
 
 /** Prompts measured for speed: a page of text, a short reply. */

@@ -4,8 +4,7 @@ import { readFileSync } from "node:fs";
 import { readConfig } from "../../src/formats/hfConfig.ts";
 import { disposeModel, initModel, saveModel } from "../../src/models/weights.ts";
 import type { CaseStudy } from "../../src/protocol/data.ts";
-import type { Checkpoint, RunEvent } from "../../src/protocol/run.ts";
-import type { ModelFiles, RunHost } from "../../src/recipes/host.ts";
+import type { Checkpoint, ModelFiles, RunEvent, RunHost } from "../../src/protocol/run.ts";
 import { shippedJson } from "../data/shipped.ts";
 
 const TINY = {
