@@ -5,7 +5,7 @@ import * as tf from "../engine/tf.ts";
 import { sourceOf, type Weights } from "../formats/bytes.ts";
 import type { LayerSizes, ModelConfig } from "../formats/hfConfig.ts";
 import { encodeFloat32, type WrittenDtype } from "../formats/numbers.ts";
-import { openSafetensors, packSafetensors, type TensorToWrite } from "../formats/safetensors.ts";
+import { openSafetensors, packSafetensors, type StreamedTensor, type TensorToWrite } from "../formats/safetensors.ts";
 import type { ModelSize } from "../protocol/report.ts";
 import type { Layer, Model, MtpLayer } from "./decoder.ts";
 import { buildDeepSeek } from "./deepseek.ts";
@@ -265,20 +265,21 @@ export function linearSlots(model: Model): { name: string; linear: Linear }[] {
   });
 }
 
-/** The checkpoint's tensors (of the tables asked for), experts one by one, as float32 values on the processor. */
-export async function checkpointTensors(
-  model: Model,
-  wanted: (table: Table) => boolean = () => true,
-): Promise<{ name: string; shape: number[]; values: Float32Array }[]> {
-  const out: { name: string; shape: number[]; values: Float32Array }[] = [];
-  for (const { name, table } of storedTables(model)) {
-    if (!wanted(table)) continue;
-    const [shape, values] = [tableShape(table), await tableValues(table)];
+/** A tensor of the checkpoint. Its values, float32, come to the processor when they are asked for. */
+export interface CheckpointTensor {
+  name: string;
+  shape: number[];
+  values(): Promise<Float32Array>;
+}
+
+/** The checkpoint's tensors (of the tables asked for), experts one by one. To be read once, in this order. */
+export function checkpointTensors(model: Model, wanted: (table: Table) => boolean = () => true): CheckpointTensor[] {
+  const tables = storedTables(model).filter(({ table }) => wanted(table));
+  return tables.flatMap(({ name, table }) => {
     const stacked = /^(model\.layers\.(\d+)\.mlp\.experts)\.(\w+)\.weight$/.exec(name);
-    if (stacked) out.push(...unstack(stacked[1], stacked[3], offsetsOf(model, Number(stacked[2])), shape, values));
-    else out.push({ name, shape, values });
-  }
-  return out;
+    if (!stacked) return [{ name, shape: tableShape(table), values: () => tableValues(table) }];
+    return unstack(stacked[1], stacked[3], offsetsOf(model, Number(stacked[2])), table);
+  });
 }
 
 /** The weights that are in the checkpoint: V2's router has no bias, the zeros in its place are the tree's own. */
@@ -293,28 +294,45 @@ function offsetsOf(model: Model, index: number): number[] {
   return layer.mlp.kind === "experts" ? layer.mlp.experts.offsets : [];
 }
 
-function unstack(at: string, projection: string, offsets: number[], shape: number[], values: Float32Array) {
-  const down = projection === "down_proj";
-  const [rows, columns] = shape;
+function unstack(at: string, projection: string, offsets: number[], table: Table): CheckpointTensor[] {
+  const [rows, columns] = tableShape(table);
+  let whole: Promise<Float32Array> | null = null; // Read for the first expert, given up after the last.
   return offsets.slice(0, -1).map((from, e) => {
     const width = offsets[e + 1] - from;
-    const name = `${at}.${e}.${projection}.weight`;
-    if (!down) return { name, shape: [width, columns], values: values.slice(from * columns, (from + width) * columns) };
-    const own = new Float32Array(rows * width);
-    for (let d = 0; d < rows; d++) own.set(values.subarray(d * columns + from, d * columns + from + width), d * width);
-    return { name, shape: [rows, width], values: own };
+    const shape = projection === "down_proj" ? [rows, width] : [width, columns];
+    const values = async () => {
+      const all = await (whole ??= tableValues(table));
+      if (e === offsets.length - 2) whole = null;
+      if (projection !== "down_proj") return all.slice(from * columns, (from + width) * columns);
+      const own = new Float32Array(rows * width);
+      for (let d = 0; d < rows; d++) own.set(all.subarray(d * columns + from, d * columns + from + width), d * width);
+      return own;
+    };
+    return { name: `${at}.${e}.${projection}.weight`, shape, values };
   });
 }
 
-/** The checkpoint as a safetensors file, what is stored small as what it stands for. The router's bias stays float32 whatever the rest is stored as. */
+/** A tensor of the checkpoint in the type that it is written in. */
+export interface ModelTensor extends StreamedTensor {
+  bytes(): Promise<Uint8Array>;
+}
+
+/**
+ * The checkpoint to be written, what is stored small as what it stands for: a tensor leaves the device when its turn comes.
+ * The router's bias stays float32 whatever the rest is stored as.
+ */
+export function modelTensors(model: Model, dtype: WrittenDtype): ModelTensor[] {
+  return checkpointTensors(model).map(({ name, shape, values }) => {
+    const stored = name.endsWith("e_score_correction_bias") ? "F32" : dtype;
+    return { name, dtype: stored, shape, bytes: async () => encodeFloat32(await values(), stored) };
+  });
+}
+
+/** The same as a small safetensors file in memory. */
 export async function saveModel(model: Model, dtype: WrittenDtype): Promise<Uint8Array> {
-  const tensors = await checkpointTensors(model);
-  return packSafetensors(
-    tensors.map(({ name, shape, values }): TensorToWrite => {
-      const stored = name.endsWith("e_score_correction_bias") ? "F32" : dtype;
-      return { name, dtype: stored, shape, data: encodeFloat32(values, stored) };
-    }),
-  );
+  const tensors: TensorToWrite[] = [];
+  for (const tensor of modelTensors(model, dtype)) tensors.push({ ...tensor, data: await tensor.bytes() });
+  return packSafetensors(tensors);
 }
 
 /** Parameters by kind. The router's balancing bias is counted with the router. */

@@ -15,21 +15,18 @@ import type { Optimizer } from "./optimizer.ts";
 
 /** Float32, or the words of what is stored small: what is read back is bit for bit what was there. */
 export async function packCheckpoint(model: Model, optimizer: Optimizer | null): Promise<Uint8Array> {
-  const tensors = await checkpointTensors(model, (table) => !isStoredSmall(table));
-  const more: { name: string; tensor: tf.Tensor }[] = loraTensors(model).map(({ name, tensor }) => ({
-    name: `adapter.${name}`,
-    tensor,
-  }));
+  const tensors = checkpointTensors(model, (table) => !isStoredSmall(table));
+  const add = (name: string, tensor: tf.Tensor) =>
+    tensors.push({ name, shape: tensor.shape.slice(), values: async () => (await tensor.data()) as Float32Array });
+  for (const { name, tensor } of loraTensors(model)) add(`adapter.${name}`, tensor);
   optimizer?.parameters.forEach(({ name }, i) => {
-    more.push({ name: `optimizer.m.${name}`, tensor: optimizer.state.m[i] });
-    more.push({ name: `optimizer.v.${name}`, tensor: optimizer.state.v[i] });
+    add(`optimizer.m.${name}`, optimizer.state.m[i]);
+    add(`optimizer.v.${name}`, optimizer.state.v[i]);
   });
-  for (const { name, tensor } of more) {
-    tensors.push({ name, shape: tensor.shape.slice(), values: (await tensor.data()) as Float32Array });
+  const written: TensorToWrite[] = [];
+  for (const { name, shape, values } of tensors) {
+    written.push({ name, shape, dtype: "F32", data: encodeFloat32(await values(), "F32") });
   }
-  const written = tensors.map(
-    ({ name, shape, values }): TensorToWrite => ({ name, shape, dtype: "F32", data: encodeFloat32(values, "F32") }),
-  );
   return packSafetensors([...written, ...(await smallTensors(model))], {
     optimizerStep: String(optimizer?.step ?? 0),
   });

@@ -65,7 +65,8 @@ const config = (family: Family) => tinyConfig(family, BLOCKS[family]);
 /** A model stored so, its tables in pieces of at most `mostBytes`, and the float32 model of what its weights stand for. */
 async function pair(family: Family, storage: Storage, mostBytes = 2 ** 31): Promise<[small: Model, plain: Model]> {
   const fresh = initModel(config(family), 3);
-  const tensors = new Map((await checkpointTensors(fresh)).map(({ name, values }) => [name, values]));
+  const tensors = new Map<string, Float32Array>();
+  for (const { name, values } of checkpointTensors(fresh)) tensors.set(name, await values());
   disposeModel(fresh);
   const read = (name: string, shape: number[], rows: [number, number] = [0, shape[0]]) => {
     const width = shape[1] ?? 1;
