@@ -267,10 +267,10 @@ function refuseWhatWeCannotRun(fields: Fields): void {
     }
   }
   const quantization = fields.take("quantization_config");
-  if (quantization !== undefined && quantization !== null) {
-    const method = isRecord(quantization) ? quantization.quant_method : quantization;
+  const method = isRecord(quantization) ? quantization.quant_method : quantization;
+  if (quantization !== undefined && quantization !== null && method !== "fp8") {
     throw new Error(
-      `config.json: the weights are quantised (${describe(method)}); float32, float16 or bfloat16 is wanted. Choose the checkpoint before quantisation.`,
+      `config.json: the weights are quantised (${describe(method)}); float32, float16, bfloat16 or DeepSeek's fp8 is wanted. Choose the checkpoint before quantisation.`,
     );
   }
 }

@@ -20,7 +20,7 @@ export interface TensorToWrite extends StoredTensor {
 export interface StreamedTensor extends TensorForm {
   name: string;
   /** Row-major, little-endian, whole or in pieces. */
-  bytes(): Uint8Array | Promise<Uint8Array> | AsyncIterable<Uint8Array>;
+  bytes: () => Uint8Array | Promise<Uint8Array> | AsyncIterable<Uint8Array>;
 }
 
 /**

@@ -269,7 +269,7 @@ export function linearSlots(model: Model): { name: string; linear: Linear }[] {
 export interface CheckpointTensor {
   name: string;
   shape: number[];
-  values(): Promise<Float32Array>;
+  values: () => Promise<Float32Array>;
 }
 
 /** The checkpoint's tensors (of the tables asked for), experts one by one. To be read once, in this order. */
@@ -314,7 +314,7 @@ function unstack(at: string, projection: string, offsets: number[], table: Table
 
 /** A tensor of the checkpoint in the type that it is written in. */
 export interface ModelTensor extends StreamedTensor {
-  bytes(): Promise<Uint8Array>;
+  bytes: () => Promise<Uint8Array>;
 }
 
 /**

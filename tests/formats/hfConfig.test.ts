@@ -65,6 +65,18 @@ it("takes what a V3 config leaves out from the V3 architecture, and for V2 from 
   });
 });
 
+it("reads that DeepSeek's weights are stored in fp8, and does not write it of weights that no longer are", () => {
+  const quantization = {
+    activation_scheme: "dynamic",
+    fmt: "e4m3",
+    quant_method: "fp8",
+    weight_block_size: [128, 128],
+  };
+  const config = readConfig({ ...fixture("deepseek-v3-tiny"), quantization_config: quantization });
+  expect(config).toEqual(readConfig(fixture("deepseek-v3-tiny")));
+  expect(writeConfig(config)).not.toHaveProperty("quantization_config");
+});
+
 it("carries sizes per layer, and keys it does not know", () => {
   const layers = [{ numAttentionHeads: 2, numKeyValueHeads: 1, intermediateSize: 100 }, { intermediateSize: 7 }, {}];
   const config = { ...readConfig({ ...fixture("qwen2-tiny"), note: { by: "someone" } }), layers };
@@ -93,7 +105,8 @@ describe("a config that cannot be run is refused with its field", () => {
     ["deepseek-v3-tiny", { attention_bias: true }, /attention_bias is true/],
     ["deepseek-v3-tiny", { rope_interleave: false }, /rope_interleave is false/],
     ["deepseek-v3-tiny", { scoring_func: "tanh" }, /scoring_func is "tanh"; one of sigmoid, softmax/],
-    ["deepseek-v3-tiny", { quantization_config: { quant_method: "fp8" } }, /quantised \("fp8"\)/],
+    ["deepseek-v3-tiny", { quantization_config: { quant_method: "gptq" } }, /quantised \("gptq"\)/],
+    ["deepseek-v3-tiny", { quantization_config: {} }, /quantised \(missing\)/],
     ["deepseek-v3-tiny", { num_experts_per_tok: 9 }, /num_experts_per_tok is 9 of n_routed_experts 8/],
     ["deepseek-v3-tiny", { n_group: 3 }, /groups must be of one size/],
   ])("%s with %j", (name, change, message) => {

@@ -113,10 +113,12 @@ describe("a written file", () => {
     const metadata = { ...one, name: "__metadata__" };
     expect(() => packSafetensors([metadata])).toThrow('Two tensors are called "__metadata__".');
     expect(() => packSafetensors([{ ...one, shape: [2] }])).toThrow('"a", F32 [2], takes 8 bytes and 4 were given.');
-    const write = (given: number) =>
-      writeSafetensors([streamed({ ...one, data: new Uint8Array(given) }, 1)], memorySink());
+    const sink = memorySink();
+    const write = (given: number) => writeSafetensors([streamed({ ...one, data: new Uint8Array(given) }, 1)], sink);
     await expect(write(3)).rejects.toThrow('"a", F32 [1], takes 4 bytes and 3 were given.');
-    await expect(write(5)).rejects.toThrow('"a", F32 [1], takes 4 bytes and more were given.');
+    const before = sink.bytes().length;
+    await expect(write(6)).rejects.toThrow('"a", F32 [1], takes 4 bytes and more were given.');
+    expect(sink.bytes().length - before).toBe(packSafetensors([one]).length); // Nothing beyond what its head tells of.
   });
 });
 
@@ -260,6 +262,11 @@ describe("a damaged file is refused in a sentence:", () => {
       'F has "a" in the type "F4"; one of BOOL, U8, I8, F8_E4M3, F8_E5M2, F8_E8M0, U16, I16, F16, BF16, U32, I32, F32, U64, I64, F64 is wanted.',
     ],
     [
+      "a type that is a word of the language",
+      header('{"a":{"dtype":"toString","shape":[],"data_offsets":[0,1]}}', 1),
+      'F has "a" in the type "toString"; one of BOOL, U8, I8, F8_E4M3, F8_E5M2, F8_E8M0, U16, I16, F16, BF16, U32, I32, F32, U64, I64, F64 is wanted.',
+    ],
+    [
       "a broken shape",
       header('{"a":{"dtype":"U8","shape":[1.5],"data_offsets":[0,1]}}', 1),
       `F has "a" in the shape [1.5]; a list of whole numbers is wanted. ${AGAIN}`,
@@ -293,7 +300,11 @@ describe("a damaged file is refused in a sentence:", () => {
     ["no JSON", header("{a}"), /^F should have a JSON object as its header and has none \(.+\)\. Fetch/],
     ["a text without an end", header('{"a'), /^F should have a JSON object as its header and has none \(.+\)\. Fetch/],
     ["an escape without an end", header('{"a\\'), /^F should have a JSON object/],
-    ["no UTF-8", header("{}").map((byte, i) => (i === 8 ? 0xff : byte)), /^F should have a JSON object/],
+    [
+      "no UTF-8",
+      header(`{"a":${entry(0, 0)}}`).map((byte, i) => (i === 10 ? 0xff : byte)),
+      /^F should have a JSON object/,
+    ],
     ["a byte order mark", header("\ufeff{}"), /^F should have a JSON object/],
   ])("%s", (_, bytes, message) => {
     expect(() => openSafetensors([sourceOf(bytes, "F")])).toThrow(message);
