@@ -1,6 +1,9 @@
 // Base models as they lie beside the page, under models/NAME/.
 
-import type { ModelFiles } from "../src/protocol/run.ts";
+import { sourceOf } from "../src/formats/bytes.ts";
+import { NOTHING_BESIDE } from "../src/formats/checkpoint.ts";
+import { openSafetensors } from "../src/formats/safetensors.ts";
+import type { ModelFiles } from "../src/recipes/host.ts";
 import { Failure } from "../src/storage/failure.ts";
 
 /** Where the page is served: workers lie one folder below it, in assets/ when built and in workers/ when not. */
@@ -10,12 +13,13 @@ export const siteUrl = (): URL => new URL("../", self.location.href);
 export async function readBaseModel(name: string, site: URL): Promise<ModelFiles> {
   const folder = new URL(`models/${encodeURIComponent(name)}/`, site);
   const config = await json(folder, "config.json"); // First and alone: where there is no model, nothing large is asked for.
-  const [tokenizer, tokenizerConfig, weights] = await Promise.all([
+  const [tokenizer, tokenizerConfig, bytes] = await Promise.all([
     json(folder, "tokenizer.json"),
     json(folder, "tokenizer_config.json"),
     get(folder, "model.safetensors").then(async (response) => new Uint8Array(await response.arrayBuffer())),
   ]);
-  return { config, tokenizer, tokenizerConfig, weights };
+  const weights = openSafetensors([sourceOf(bytes, "model.safetensors")]);
+  return { ...NOTHING_BESIDE, config, tokenizer, tokenizerConfig, weights };
 }
 
 async function json(folder: URL, name: string): Promise<unknown> {

@@ -1,4 +1,5 @@
-// Reads files that a person imports, draws cases, and writes small records: what must not wait for the worker that computes.
+// Reads files that a person brings, cases and models, draws cases, and writes small records: what must not wait for the
+// worker that computes.
 
 import { expose } from "comlink";
 import { importCases, type RowError } from "../src/data/import.ts";
@@ -6,16 +7,27 @@ import { split, textKey } from "../src/data/splits.ts";
 import type { Case } from "../src/protocol/data.ts";
 import type { Recipe } from "../src/protocol/recipe.ts";
 import { gradeAnswer, hospitalStudy } from "../src/recipes/hospital/generate.ts";
-import { type Database, type DatasetRecord, openDatabase } from "../src/storage/database.ts";
+import { type Database, type DatasetRecord, type ModelRecord, openDatabase } from "../src/storage/database.ts";
 import { deleteDataset, readDataset, saveDataset } from "../src/storage/datasets.ts";
 import { Failure } from "../src/storage/failure.ts";
 import { openFiles } from "../src/storage/files.ts";
 import { runLock, withLock } from "../src/storage/locks.ts";
+import { deleteModel } from "../src/storage/models.ts";
 import { deleteRun } from "../src/storage/runs.ts";
 import { type Settings, writeSettings } from "../src/storage/settings.ts";
 import { failing } from "./failing.ts";
+import { type ImportProgress, importModel, openFilesOfCheckpoint } from "./models.ts";
 
-export type { RowError };
+export type { ImportProgress, RowError };
+
+/** What a checkpoint holds, as far as its headers tell. */
+export interface InspectedModel {
+  /** As config.json has it. */
+  config: unknown;
+  tensors: [name: string, shape: number[]][];
+  /** Of the files of weights. */
+  sizeBytes: number;
+}
 
 export interface ImportResult {
   dataset: DatasetRecord;
@@ -55,7 +67,41 @@ const api = {
     });
   },
 
-  /** Ask the import in progress to end. Nothing of it is stored. */
+  /** Look at a checkpoint's files. Rejects with a sentence if they cannot be used. */
+  inspectModel(files: File[]): Promise<InspectedModel> {
+    return failing(async () => {
+      const { parts, weights, weightFiles } = asInput(() => openFilesOfCheckpoint(files));
+      return {
+        config: parts.config,
+        tensors: [...weights.tensors].map(([name, { shape }]) => [name, shape]),
+        sizeBytes: weightFiles.reduce((sum, { size }) => sum + size, 0),
+      };
+    });
+  },
+
+  /** Convert a checkpoint and keep it. Null when it was cancelled: what is done stays, and is taken up by the next attempt. */
+  importModel(
+    files: File[],
+    name: string,
+    storage: ModelRecord["storage"],
+    onProgress: (progress: ImportProgress) => void,
+  ): Promise<ModelRecord | null> {
+    return failing(async () => {
+      cancelling = false;
+      const checkpoint = asInput(() => openFilesOfCheckpoint(files));
+      try {
+        const tell = resting(onProgress);
+        return await importModel(await database(), await openFiles(), { name, storage, checkpoint, tell });
+      } catch (error) {
+        if (error instanceof Cancelled) return null;
+        throw error;
+      }
+    });
+  },
+
+  deleteModel: (id: string): Promise<void> => failing(async () => deleteModel(await database(), await openFiles(), id)),
+
+  /** Ask the import in progress to end. Of cases nothing is then stored. */
   cancelImport(): void {
     cancelling = true;
   },
@@ -100,6 +146,26 @@ async function* chunksOf(file: File, onProgress: (doneBytes: number) => void): A
     await letMessagesIn();
     restedMs = performance.now();
   }
+}
+
+/** What goes wrong with the person's own files. */
+function asInput<T>(open: () => T): T {
+  try {
+    return open();
+  } catch (error) {
+    throw error instanceof DOMException ? error : new Failure("input", (error as Error).message);
+  }
+}
+
+/** Tell now and then, and listen. */
+function resting(onProgress: (progress: ImportProgress) => void): (progress: ImportProgress) => Promise<void> {
+  let restedMs = 0;
+  return async (progress) => {
+    if (performance.now() - restedMs < REST_EVERY_MS && progress.doneBytes < progress.totalBytes) return;
+    onProgress(progress);
+    await letMessagesIn();
+    restedMs = performance.now();
+  };
 }
 
 /** A stream that is read from memory never lets go by itself: without a rest no cancelling would be heard. */

@@ -5,21 +5,27 @@ import wasmUrl from "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.w
 import { type BackendChoice, type BackendName, startBackend } from "../src/engine/backend.ts";
 import { onDeviceLost } from "../src/engine/device.ts";
 import type { Tuning } from "../src/engine/tuning.ts";
+import { NOTHING_BESIDE } from "../src/formats/checkpoint.ts";
+import { openSafetensors } from "../src/formats/safetensors.ts";
 import type { AnswerMode } from "../src/protocol/data.ts";
 import { parseRecipe, type Recipe } from "../src/protocol/recipe.ts";
 import type { ModelSize } from "../src/protocol/report.ts";
-import type { ModelFiles, RunEnd, RunEvent } from "../src/protocol/run.ts";
+import type { RunEnd, RunEvent } from "../src/protocol/run.ts";
+import type { ModelFiles } from "../src/recipes/host.ts";
 import { type Chat, openChat, type Reply, type ReplyOptions } from "../src/recipes/chat.ts";
 import { runRecipe } from "../src/recipes/run.ts";
+import { planStorage, type StoragePlan } from "../src/recipes/planStorage.ts";
 import { openCheckpoints } from "../src/storage/checkpoints.ts";
 import { type Database, openDatabase, type RunRecord } from "../src/storage/database.ts";
 import { asFailure, Failure } from "../src/storage/failure.ts";
 import { type Files, openFiles } from "../src/storage/files.ts";
 import { runLock, TRAINING, withLock } from "../src/storage/locks.ts";
+import { isLocalModel } from "../src/storage/models.ts";
 import { createRun, filePath, readRun, truncateEvents, updateRun } from "../src/storage/runs.ts";
 import { readBaseModel, siteUrl } from "./baseModels.ts";
 import { openEventLog } from "./eventLog.ts";
 import { failing } from "./failing.ts";
+import { fileSource, openLocalModel } from "./models.ts";
 import { withRecovery } from "./recovery.ts";
 import { runHost } from "./runHost.ts";
 import { pageThreads } from "./threads.ts";
@@ -72,6 +78,14 @@ const api = {
         ),
       ),
     );
+  },
+
+  /** What a checkpoint of these tensors takes, stored in each way. Rejects with a sentence if they are not the config's. */
+  planModel(config: unknown, tensors: [name: string, shape: number[]][]): Promise<StoragePlan[]> {
+    return failing(async () => {
+      await backend();
+      return planStorage(config, new Map(tensors.map(([name, shape]) => [name, { shape }])));
+    });
   },
 
   /** Ask the work in progress, a run or an answer, to end after its current step. */
@@ -152,7 +166,16 @@ async function work(runId: string, onEvent: (event: RunEvent) => void): Promise<
     await truncateEvents(database, runId, told);
     await updateRun(database, runId, { status: "running", message: undefined });
     const log = openEventLog(database, runId, told);
-    const host = runHost({ database, files, run, checkpoints, log, site, onEvent, stopping: () => stopping });
+    const host = runHost({
+      database,
+      files,
+      run,
+      checkpoints,
+      log,
+      readModel: readAnyModel,
+      onEvent,
+      stopping: () => stopping,
+    });
     const end = await runRecipe(run.recipe, host, choice, from ?? undefined);
     await log.flush();
     await updateRun(
@@ -181,7 +204,7 @@ async function chatWith(whom: Whom): Promise<Chat> {
   const key = JSON.stringify(whom);
   if (open?.whom === key) return open.chat;
   closeChat();
-  const files = whom.kind === "base" ? await readBaseModel(whom.model, site) : await readTunedModel(whom.runId);
+  const files = whom.kind === "base" ? await readAnyModel(whom.model) : await readTunedModel(whom.runId);
   open = { whom: key, chat: openChat(files) };
   return open.chat;
 }
@@ -189,6 +212,13 @@ async function chatWith(whom: Whom): Promise<Chat> {
 function closeChat(): void {
   open?.chat.dispose();
   open = null;
+}
+
+/** One that lies beside the page, or one that the person brought. */
+async function readAnyModel(name: string): Promise<ModelFiles> {
+  if (!isLocalModel(name)) return readBaseModel(name, site);
+  const { database, files } = await storage();
+  return openLocalModel(database, files, name);
 }
 
 async function readTunedModel(runId: string): Promise<ModelFiles> {
@@ -199,7 +229,8 @@ async function readTunedModel(runId: string): Promise<ModelFiles> {
     config: await json("config.json"),
     tokenizer: await json("tokenizer.json"),
     tokenizerConfig: await json("tokenizer_config.json"),
-    weights: await read("model.safetensors"),
+    ...NOTHING_BESIDE,
+    weights: openSafetensors([fileSource(await files.file(filePath(runId, "model/model.safetensors")))]),
   };
 }
 

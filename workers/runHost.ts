@@ -1,7 +1,8 @@
 // Where a run lives in a browser: models beside the page, records and bytes in its storage.
 
 import type { CaseStudy } from "../src/protocol/data.ts";
-import type { RunEvent, RunHost } from "../src/protocol/run.ts";
+import type { RunEvent } from "../src/protocol/run.ts";
+import type { RunHost } from "../src/recipes/host.ts";
 import type { Checkpoints } from "../src/storage/checkpoints.ts";
 import type { Database, RunRecord } from "../src/storage/database.ts";
 import { readDataset } from "../src/storage/datasets.ts";
@@ -9,7 +10,6 @@ import { Failure } from "../src/storage/failure.ts";
 import type { Files } from "../src/storage/files.ts";
 import { writeRunFile } from "../src/storage/runs.ts";
 import { split, textKey } from "../src/data/splits.ts";
-import { readBaseModel } from "./baseModels.ts";
 import type { EventLog } from "./eventLog.ts";
 
 export interface HostParts {
@@ -18,14 +18,14 @@ export interface HostParts {
   run: RunRecord;
   checkpoints: Checkpoints;
   log: EventLog;
-  site: URL;
+  readModel: RunHost["readModel"];
   onEvent: (event: RunEvent) => void;
   stopping: () => boolean;
 }
 
-export function runHost({ database, files, run, checkpoints, log, site, onEvent, stopping }: HostParts): RunHost {
+export function runHost({ database, files, run, checkpoints, log, readModel, onEvent, stopping }: HostParts): RunHost {
   return {
-    readModel: (name) => readBaseModel(name, site),
+    readModel,
     readStudy: (datasetId) => readStudy(database, run, datasetId),
 
     async saveCheckpoint(checkpoint) {

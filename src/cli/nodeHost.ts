@@ -8,8 +8,11 @@ import { importCases } from "../data/import.ts";
 import { split } from "../data/splits.ts";
 import type { CaseStudy } from "../protocol/data.ts";
 import type { Recipe } from "../protocol/recipe.ts";
-import type { Checkpoint, ModelFiles, RunEvent, RunHost, RunState } from "../protocol/run.ts";
+import type { Checkpoint, RunEvent, RunState } from "../protocol/run.ts";
+import type { ModelFiles, RunHost } from "../recipes/host.ts";
+import { openCheckpoint } from "../formats/checkpoint.ts";
 import { UsageError } from "./arguments.ts";
+import { diskSource } from "./diskSource.ts";
 
 export interface NodeHostOptions {
   recipe: Recipe;
@@ -35,21 +38,14 @@ export function nodeHost({ recipe, models, data, out, onEvent, stopping }: NodeH
   };
 }
 
+/** A checkpoint's folder, as a hub has it. The files stay open until the process ends. */
 async function readModel(folder: string): Promise<ModelFiles> {
-  const file = async (name: string) => {
-    try {
-      return await readFile(join(folder, name));
-    } catch {
-      throw new UsageError(`There is no base model in ${folder}: ${name} is missing. Correct the recipe's "model".`);
-    }
-  };
-  const json = async (name: string): Promise<unknown> => JSON.parse((await file(name)).toString("utf8"));
-  return {
-    config: await json("config.json"),
-    tokenizer: await json("tokenizer.json"),
-    tokenizerConfig: await json("tokenizer_config.json"),
-    weights: new Uint8Array(await file("model.safetensors")),
-  };
+  const names = existsSync(folder) ? await readdir(folder) : [];
+  if (!names.includes("config.json") && !names.some((name) => name.endsWith(".gguf"))) {
+    throw new UsageError(`There is no base model in ${folder}: config.json is missing. Correct the recipe's "model".`);
+  }
+  const { parts, weights } = openCheckpoint(names.map((name) => diskSource(join(folder, name))));
+  return { ...parts, weights };
 }
 
 /** The same rows go to the same parts as on the page. */

@@ -15,8 +15,8 @@ import { buildQwen2 } from "./qwen2.ts";
 import {
   type Maker,
   makerOf,
+  phantomMaker,
   plainTensor,
-  type ReadPacked,
   type ReadWeight,
   type Storage,
   type Table,
@@ -56,9 +56,20 @@ export function loadModelFrom(
   weights: Weights & Partial<KeptWeights>,
   storage: Storage = weights.storage ?? "f32",
 ): Model {
-  const left = new Set(weights.tensors.keys());
-  const read: ReadWeight = (name, shape, rows) => {
-    const found = weights.tensors.get(name);
+  const make = makerOf((name, _shape, rows) => weights.read(name, rows), storage, weights.packed);
+  return buildChecked(config, weights.tensors, make);
+}
+
+/** Throws what loadModelFrom would throw for a checkpoint of these tensors, without reading any. */
+export function checkTensors(config: ModelConfig, tensors: ReadonlyMap<string, { shape: number[] }>): void {
+  disposeModel(buildChecked(config, tensors, phantomMaker("f32")));
+}
+
+/** Build the tree; each tensor that it asks for must be there, in its shape, and no other. */
+function buildChecked(config: ModelConfig, tensors: ReadonlyMap<string, { shape: number[] }>, make: Maker): Model {
+  const left = new Set(tensors.keys());
+  const take = (name: string, shape: number[]): void => {
+    const found = tensors.get(name);
     if (!found) {
       throw new Error(
         `The checkpoint has no tensor ${name}, which its config.json asks for. Choose the weights that belong to it.`,
@@ -71,29 +82,34 @@ export function loadModelFrom(
       );
     }
     left.delete(name);
-    return weights.read(name, rows);
   };
-  const packed: ReadPacked = (name, format, rows) => {
-    const words = weights.packed?.(name, format, rows) ?? null;
-    if (words) left.delete(name);
-    return words;
-  };
-  const model = buildModelFrom(config, makerOf(read, storage, packed));
-  for (const name of left) {
-    // A tied model may carry a copy of its head; old checkpoints carry rotary tables; a multi-token prediction layer
-    // carries copies of the embedding and the head.
-    const copies =
-      /^lm_head\.weight$|rotary_emb\.inv_freq$|^model\.layers\.\d+\.(embed_tokens|shared_head\.head)\.weight$/;
-    if (copies.test(name)) left.delete(name);
-  }
-  if (left.size > 0) {
+  const model = buildModelFrom(config, afterwards(make, take));
+  // A tied model may carry a copy of its head; old checkpoints carry rotary tables; a multi-token prediction layer carries
+  // copies of the embedding and the head.
+  const copies =
+    /^lm_head\.weight$|rotary_emb\.inv_freq$|^model\.layers\.\d+\.(embed_tokens|shared_head\.head)\.weight$/;
+  const strange = [...left].filter((name) => !copies.test(name));
+  if (strange.length > 0) {
     disposeModel(model);
     throw new Error(
-      `The checkpoint has ${left.size} tensors that its config.json does not ask for, the first ${[...left][0]}. ` +
+      `The checkpoint has ${strange.length} tensors that its config.json does not ask for, the first ${strange[0]}. ` +
         "Choose the config.json that belongs to it.",
     );
   }
   return model;
+}
+
+/** A maker that makes what `take` lets pass. */
+function afterwards(make: Maker, take: (name: string, shape: number[]) => void): Maker {
+  return {
+    plain: (name, shape) => (take(name, shape), make.plain(name, shape)),
+    matrix: (name, shape) => (take(name, shape), make.matrix(name, shape)),
+    table: (name, shape) => (take(name, shape), make.table(name, shape)),
+    stacks: (stacks) => {
+      for (const { parts } of stacks) for (const { name, shape } of parts) take(name, shape);
+      return make.stacks(stacks);
+    },
+  };
 }
 
 /**

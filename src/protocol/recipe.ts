@@ -87,8 +87,10 @@ const ORDER = ["score", "prune", "recover", "chains", "sft"];
 export const RecipeSchema = v.object({
   schemaVersion: v.literal(1),
   name: v.pipe(v.string(), v.minLength(1), v.maxLength(100)),
-  /** Folder under public/models. */
+  /** Folder under public/models; on the command line any folder beside it; "local-…" is one that the person brought to the page. */
   model: v.pipe(v.string(), v.regex(/^[\w.-]+$/)),
+  /** How its matrices are stored; float32, if not given. What is stored small is frozen: adapters can be trained on it. */
+  storage: v.optional(v.picklist(["f32", "f16", "int8", "int4"])),
   study: StudySchema,
   stages: v.pipe(
     v.array(StageSchema),
@@ -125,6 +127,11 @@ export const RecipeSchema = v.object({
   checkpointEvery: count(1, 100_000),
   seed: count(0, 2 ** 31 - 1),
 });
+
+/** Whether a stage changes the weights, or takes their gradients: they must then be float32. */
+export function takesFloatWeights(stage: Stage): boolean {
+  return stage.kind !== "chains" && !(stage.kind === "sft" && stage.method === "lora");
+}
 
 export type Study = v.InferOutput<typeof StudySchema>;
 export type ScoreStage = v.InferOutput<typeof ScoreStageSchema>;

@@ -1,6 +1,6 @@
-// A run as it goes: what it tells those who watch, what it needs from where it runs, and what a checkpoint holds.
+// A run as it goes: what it tells those who watch, and what a checkpoint holds.
 
-import type { AnswerMode, CaseStudy } from "./data.ts";
+import type { AnswerMode } from "./data.ts";
 import type { Recipe } from "./recipe.ts";
 import type { Evaluation, EvaluationPoint, Plan, Report, Scores, StageResult, StageResultKind } from "./report.ts";
 
@@ -48,29 +48,4 @@ export interface Checkpoint {
   state: RunState;
   /** safetensors: the model's weights, adapters and the optimizer's moments, float32. */
   tensors: Uint8Array;
-}
-
-/** A base model's files. */
-export interface ModelFiles {
-  config: unknown;
-  tokenizer: unknown;
-  tokenizerConfig: unknown;
-  /** model.safetensors. */
-  weights: Uint8Array;
-}
-
-/** What a run needs from where it runs: a worker with OPFS, or the command line with a folder. */
-export interface RunHost {
-  readModel(name: string): Promise<ModelFiles>;
-  /** Cases of a data set that the person imported. */
-  readStudy(datasetId: string): Promise<CaseStudy>;
-  /** Resolves when the checkpoint is safe; the one before stays until then. */
-  saveCheckpoint(checkpoint: Checkpoint): Promise<void>;
-  /** A file for the person to take away. Replaces one of the same name. */
-  writeFile(name: string, bytes: Uint8Array): Promise<void>;
-  onEvent(event: RunEvent): void;
-  /** Asked between steps: whether to end after a checkpoint. */
-  stopping(): boolean;
-  /** What hosts the run, for the report: the browser, or Node and its version. */
-  description: string;
 }

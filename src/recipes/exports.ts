@@ -6,7 +6,7 @@ import { writeAdapter } from "../formats/peftAdapter.ts";
 import type { Model } from "../models/decoder.ts";
 import { saveModel } from "../models/weights.ts";
 import type { Report } from "../protocol/report.ts";
-import type { ModelFiles, RunHost } from "../protocol/run.ts";
+import type { ModelFiles, RunHost } from "./host.ts";
 import { adapterOf, loraTensors, mergeLora } from "../training/lora.ts";
 
 type WrittenFile = Report["files"][number];

@@ -3,7 +3,7 @@
 import type { AnswerMode, Batch } from "../protocol/data.ts";
 import { makeBatch } from "../data/batches.ts";
 import { exampleOf } from "../data/chat.ts";
-import { checkTokenizerFits, openTokenizer, type Tokenizer } from "../data/tokenizer.ts";
+import type { Tokenizer } from "../data/tokenizer.ts";
 import { type BackendChoice, TENSORFLOW_VERSION } from "../engine/backend.ts";
 import { nextTask, nextTurn } from "../engine/idle.ts";
 import { giveBackMemory } from "../engine/memory.ts";
@@ -15,10 +15,18 @@ import { planByBudget } from "../loar/budget.ts";
 import { scoreUnits } from "../loar/importance.ts";
 import { copyModel, prune } from "../loar/prune.ts";
 import type { Model } from "../models/decoder.ts";
-import { disposeModel, linearSlots, loadModel, modelSize, type NamedTensor } from "../models/weights.ts";
-import type { ChainsStage, Recipe, RecoverStage, SftStage, Stage } from "../protocol/recipe.ts";
+import type { Storage } from "../models/storage.ts";
+import { disposeModel, linearSlots, loadModelFrom, modelSize, type NamedTensor } from "../models/weights.ts";
+import {
+  type ChainsStage,
+  takesFloatWeights,
+  type Recipe,
+  type RecoverStage,
+  type SftStage,
+  type Stage,
+} from "../protocol/recipe.ts";
 import type { EvaluationPoint, Report, StageResultKind } from "../protocol/report.ts";
-import type { Checkpoint, ModelFiles, RunEnd, RunHost, RunState } from "../protocol/run.ts";
+import type { Checkpoint, RunEnd, RunState } from "../protocol/run.ts";
 import { ESPALIER_VERSION } from "../protocol/version.ts";
 import { packCheckpoint, restoreOptimizer, unpackCheckpoint } from "../training/checkpoint.ts";
 import { attachLora, detachLora, loraTensors, mergeLora } from "../training/lora.ts";
@@ -31,6 +39,8 @@ import { trainableWeights } from "../training/trainable.ts";
 import { isUnfrozen, unfrozenLayers } from "../training/unfreeze.ts";
 import { batcher, batchShape, type ModeRule } from "./batching.ts";
 import { exportAdapter, exportModel } from "./exports.ts";
+import type { ModelFiles, RunHost } from "./host.ts";
+import { openParts } from "./openParts.ts";
 import { type OpenStudy, openStudy } from "./studies.ts";
 
 /** Prompts measured for speed: a page of text, a short reply. */
@@ -94,18 +104,21 @@ async function openRun(recipe: Recipe, host: RunHost, backend: BackendChoice, fr
     throw new Error("The checkpoint belongs to another recipe. Resume it with its own, or start a new run.");
   }
   const files = await host.readModel(recipe.model);
-  const tokenizer = openTokenizer(files.tokenizer, files.tokenizerConfig);
-  const config = readConfig(from ? from.state.config : files.config);
-  checkTokenizerFits(tokenizer, config.vocabSize);
+  const { config: base, tokenizer } = openParts(files);
+  const config = from ? readConfig(from.state.config) : base;
   checkMtp(recipe, config);
+  const storage = storageOf(recipe, files);
   const open = await openStudy(recipe.study, host);
   const startedMs = performance.now() - 1000 * (from?.state.report.seconds ?? 0);
   const shared = { recipe, host, files, tokenizer, open, optimizer: null, startedMs };
   if (!from) {
-    const model = loadModel(config, files.weights);
+    const model = loadModelFrom(config, files.weights, storage);
     return { ...shared, model, state: firstState(recipe, model, backend, host) };
   }
-  const { model, moments } = unpackCheckpoint(config, from.tensors, loraScale(recipe));
+  const { model, moments } = unpackCheckpoint(config, from.tensors, loraScale(recipe), {
+    weights: files.weights,
+    storage,
+  });
   const run: Run = { ...shared, model, state: structuredClone(from.state) };
   if (moments.size > 0) {
     const stage = recipe.stages[run.state.stage] as RecoverStage | ChainsStage | SftStage;
@@ -121,6 +134,21 @@ function checkMtp({ stages, model }: Recipe, config: ModelConfig): void {
   if (layers > 0 || !stages.some(asksForMtp)) return;
   throw new Error(
     `${model} has no multi-token prediction layers (num_nextn_predict_layers is 0). Leave mtpWeight out of the recipe.`,
+  );
+}
+
+/** How the model is stored. Throws before anything is done where a stage would change what is frozen. */
+function storageOf({ storage, stages, model }: Recipe, { weights }: ModelFiles): Storage {
+  const own = weights.storage ?? storage ?? "f32";
+  if (storage && storage !== own) {
+    throw new Error(
+      `The recipe wants ${model} as ${storage}, and it is kept as ${own}. Bring its files again as ${storage}.`,
+    );
+  }
+  const stage = stages.find(takesFloatWeights);
+  if (own === "f32" || !stage) return own;
+  throw new Error(
+    `${model} is stored as ${own}, which is frozen, and the stage "${stage.kind}" works on weights that can change. Leave that stage out, or bring the model as f32.`,
   );
 }
 

@@ -3,7 +3,7 @@
 import type { Grader } from "../evaluation/answers.ts";
 import type { CaseStudy } from "../protocol/data.ts";
 import type { Study } from "../protocol/recipe.ts";
-import type { RunHost } from "../protocol/run.ts";
+import type { RunHost } from "./host.ts";
 import { checkChain, hospitalStudy, normalise } from "./hospital/generate.ts";
 
 export interface OpenStudy {

@@ -68,6 +68,22 @@ export interface DatasetChunk {
   cases: Case[];
 }
 
+/** A checkpoint that the person brought, kept in the form in which it is computed with. */
+export interface ModelRecord {
+  schemaVersion: 1;
+  /** "local-" and digits of the SHA-256 of the files it came from and of how it is kept. */
+  id: string;
+  createdAt: number;
+  name: string;
+  storage: "f32" | "f16" | "int8" | "int4";
+  parameters: number;
+  /** What it came from. */
+  sources: { name: string; sizeBytes: number; sha256: string }[];
+  /** Of the kept weights: how many there will be, and how many are there for sure. */
+  sizeBytes: number;
+  doneBytes: number;
+}
+
 export interface SettingRecord {
   key: string;
   value: unknown;
@@ -81,6 +97,7 @@ interface Schema extends DBSchema {
   datasets: { key: string; value: DatasetRecord; indexes: { createdAt: number } };
   datasetChunks: { key: [string, number]; value: DatasetChunk };
   settings: { key: string; value: SettingRecord };
+  models: { key: string; value: ModelRecord; indexes: { createdAt: number } };
 }
 
 export type Database = IDBPDatabase<Schema>;
@@ -98,6 +115,9 @@ const migrations: ((database: Database, upgrade: Upgrade) => void)[] = [
     database.createObjectStore("datasets", { keyPath: "id" }).createIndex("createdAt", "createdAt");
     database.createObjectStore("datasetChunks", { keyPath: ["datasetId", "chunk"] });
     database.createObjectStore("settings", { keyPath: "key" });
+  },
+  (database) => {
+    database.createObjectStore("models", { keyPath: "id" }).createIndex("createdAt", "createdAt");
   },
 ];
 

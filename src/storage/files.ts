@@ -22,9 +22,19 @@ export interface WrittenFile {
   sha256: string;
 }
 
+export interface AppendedFile {
+  /** Rejects with "quota" when there is no room; what was flushed before stays. */
+  write(bytes: Uint8Array): Promise<void>;
+  /** Returns when the disk has what was written. */
+  flush(): void;
+  close(): void;
+}
+
 export interface Files {
   /** Replace `path` by these parts, one after the other. Resolves when the system has flushed them. */
   write(path: string, parts: Uint8Array[]): Promise<WrittenFile>;
+  /** Go on with a file that is written piece by piece: what is there past `at` bytes is dropped. Close it in any case. */
+  append(path: string, at: number): Promise<AppendedFile>;
   /** Rejects with "missing" when there is no such file. */
   read(path: string): Promise<Uint8Array>;
   /** A handle on the bytes, to be handed to the page without reading them. Rejects with "missing". */
@@ -59,6 +69,26 @@ export function filesIn(root: FileSystemDirectoryHandle): Files {
       } finally {
         handle.close();
       }
+    },
+
+    async append(path, at) {
+      const handle = await openSync(await fileHandle(root, path, true));
+      handle.truncate(at);
+      let end = at;
+      return {
+        async write(bytes) {
+          try {
+            for (const chunk of chunks(bytes)) {
+              if (handle.write(chunk, { at: end }) !== chunk.byteLength) throw quotaReached();
+              end += chunk.byteLength;
+            }
+          } catch (error) {
+            throw isQuota(error) ? outOfSpace(`${path} (${megabytes(end)} were written)`) : error;
+          }
+        },
+        flush: () => handle.flush(),
+        close: () => handle.close(),
+      };
     },
 
     async read(path) {

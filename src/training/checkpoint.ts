@@ -1,19 +1,23 @@
 // Model, adapters and optimizer as one safetensors file, and back: what a resumed run needs to be the run it was.
 
-import { isPacked, type PackedFormat, type PackedMatrix, wordCount } from "../engine/packed.ts";
-import { packedFrom } from "../engine/packing.ts";
+import { isPacked } from "../engine/packed.ts";
 import { overwrite } from "../engine/record.ts";
 import * as tf from "../engine/tf.ts";
 import type { ModelConfig } from "../formats/hfConfig.ts";
 import { decodeToFloat32, encodeFloat32 } from "../formats/numbers.ts";
-import { packSafetensors, readSafetensors, type StoredTensor, type TensorToWrite } from "../formats/safetensors.ts";
+import type { Weights } from "../formats/bytes.ts";
+import { packSafetensors, readSafetensors, type TensorToWrite } from "../formats/safetensors.ts";
 import type { Model } from "../models/decoder.ts";
-import { makerOf, piecesOf, type ReadWeight, stackShape, type Table } from "../models/storage.ts";
-import { buildModelFrom, checkpointTensors, linearSlots, namedTables } from "../models/weights.ts";
+import type { KeptWeights } from "../models/keptWeights.ts";
+import { makerOf, piecesOf, type ReadWeight, type Storage, type Table } from "../models/storage.ts";
+import { buildModelFrom, checkpointTensors, linearSlots } from "../models/weights.ts";
 import { loraTensors } from "./lora.ts";
 import type { Optimizer } from "./optimizer.ts";
 
-/** Float32, or the words of what is stored small: what is read back is bit for bit what was there. */
+/**
+ * Float32: what is read back is bit for bit what was there. What is stored small is left out: it never changes, and is
+ * read again from where it was first read.
+ */
 export async function packCheckpoint(model: Model, optimizer: Optimizer | null): Promise<Uint8Array> {
   const tensors = checkpointTensors(model, (table) => !isStoredSmall(table));
   const add = (name: string, tensor: tf.Tensor) =>
@@ -27,43 +31,18 @@ export async function packCheckpoint(model: Model, optimizer: Optimizer | null):
   for (const { name, shape, values } of tensors) {
     written.push({ name, shape, dtype: "F32", data: encodeFloat32(await values(), "F32") });
   }
-  return packSafetensors([...written, ...(await smallTensors(model))], {
-    optimizerStep: String(optimizer?.step ?? 0),
-  });
-}
-
-/** What is stored small, piece by piece: words under the weight's name, the format and the number of the piece. */
-async function smallTensors(model: Model): Promise<TensorToWrite[]> {
-  const found: TensorToWrite[] = [];
-  for (const { name, table } of namedTables(model)) {
-    for (const [i, piece] of piecesOf(table).entries()) {
-      if (!isPacked(piece)) continue;
-      const { buffer, byteOffset, byteLength } = (await piece.words.data()).slice();
-      const data = new Uint8Array(buffer, byteOffset, byteLength);
-      found.push({ name: `${name}.${piece.format}.${i}`, shape: [piece.words.size], dtype: "I32", data });
-    }
-  }
-  return found;
+  return packSafetensors(written);
 }
 
 function isStoredSmall(table: Table): boolean {
   return piecesOf(table).some(isPacked);
 }
 
-/** The pieces of a weight that was stored small; none if it was not. */
-function readSmall(tensors: Map<string, StoredTensor>, name: string, columns: number): PackedMatrix[] {
-  return FORMATS.flatMap((format) => {
-    const pieces: PackedMatrix[] = [];
-    for (let i = 0; ; i++) {
-      const stored = tensors.get(`${name}.${format}.${i}`);
-      if (!stored) return pieces;
-      const words = new Int32Array(stored.data.slice().buffer);
-      pieces.push(packedFrom(words, [words.length / wordCount(format, [1, columns]), columns], format));
-    }
-  });
+/** What the model began as, of which a checkpoint need not repeat what cannot change. */
+export interface Base {
+  weights: Weights & Partial<KeptWeights>;
+  storage: Storage;
 }
-
-const FORMATS: PackedFormat[] = ["f16", "int8", "int4"];
 
 export interface Unpacked {
   model: Model;
@@ -72,30 +51,17 @@ export interface Unpacked {
 }
 
 /** The model with its adapters; `loraScale` is alpha / rank of those. */
-export function unpackCheckpoint(config: ModelConfig, bytes: Uint8Array, loraScale: number): Unpacked {
+export function unpackCheckpoint(config: ModelConfig, bytes: Uint8Array, loraScale: number, base?: Base): Unpacked {
   const tensors = readSafetensors(bytes);
   const values: ReadWeight = (name, shape, rows) => {
     const found = tensors.get(name);
+    if (!found && base && base.storage !== "f32") return base.weights.read(name, rows);
     if (!found) throw new Error(`The checkpoint has no tensor ${name}: it is damaged. Start the run again.`);
     if (!rows) return decodeToFloat32(found.dtype, found.data);
     const rowBytes = found.data.length / shape[0];
     return decodeToFloat32(found.dtype, found.data.subarray(rows[0] * rowBytes, rows[1] * rowBytes));
   };
-  const plain = makerOf(values, "f32");
-  const model = buildModelFrom(config, {
-    ...plain,
-    matrix: (name, shape) => readSmall(tensors, name, shape[1])[0] ?? plain.matrix(name, shape),
-    stacks: (stacks) => {
-      const small = stacks.map((stack) => readSmall(tensors, stack.name, stackShape(stack)[1])[0]);
-      const others = stacks.filter((_, i) => !small[i]);
-      const read = others.length > 0 ? plain.stacks(others) : [];
-      return stacks.map((stack, i) => small[i] ?? read[others.indexOf(stack)]);
-    },
-    table: (name, shape) => {
-      const pieces = readSmall(tensors, name, shape[1]);
-      return pieces.length > 1 ? pieces : (pieces[0] ?? plain.table(name, shape));
-    },
-  });
+  const model = buildModelFrom(config, makerOf(values, base?.storage ?? "f32", base?.weights.packed));
   for (const { name, linear } of linearSlots(model)) {
     const a = tensors.get(`adapter.${name}.lora_A.weight`);
     if (!a) continue;

@@ -3,6 +3,8 @@
 import { describe, expect, it } from "vitest";
 import { gpuErrors } from "../../src/engine/device.ts";
 import { isPacked, type PackedFormat } from "../../src/engine/packed.ts";
+import { sourceOf } from "../../src/formats/bytes.ts";
+import { openSafetensors } from "../../src/formats/safetensors.ts";
 import type { Model } from "../../src/models/decoder.ts";
 import { generate } from "../../src/models/generate.ts";
 import { phantomMaker, type Storage, storedBytes, type Table, tensorsOf } from "../../src/models/storage.ts";
@@ -138,7 +140,9 @@ describe("experts that are stored small", () => {
 
   it.each([[[32, 64]], [[8, 24, 64]], [[8, 11]]])("of widths %j are in a checkpoint what they were", async (widths) => {
     const model = initModel(configOf(widths), 3, "int8");
-    const { model: back } = unpackCheckpoint(model.config, await packCheckpoint(model, null), 1);
+    const weights = openSafetensors([sourceOf(await saveModel(model, "F32"), "model.safetensors")]);
+    const base = { weights, storage: "int8" } as const;
+    const { model: back } = unpackCheckpoint(model.config, await packCheckpoint(model, null), 1, base);
     const contents = (one: Model) => tablesOf(one).map((table) => tensorsOf(table).map((tensor) => tensor.dataSync()));
     expect(storedExperts(back)).toEqual(storedExperts(model));
     expect(contents(back)).toEqual(contents(model));

@@ -4,7 +4,11 @@ import { readFileSync } from "node:fs";
 import { readConfig } from "../../src/formats/hfConfig.ts";
 import { disposeModel, initModel, saveModel } from "../../src/models/weights.ts";
 import type { CaseStudy } from "../../src/protocol/data.ts";
-import type { Checkpoint, ModelFiles, RunEvent, RunHost } from "../../src/protocol/run.ts";
+import type { Checkpoint, RunEvent } from "../../src/protocol/run.ts";
+import { sourceOf } from "../../src/formats/bytes.ts";
+import { NOTHING_BESIDE } from "../../src/formats/checkpoint.ts";
+import { openSafetensors } from "../../src/formats/safetensors.ts";
+import type { ModelFiles, RunHost } from "../../src/recipes/host.ts";
 import { shippedJson } from "../data/shipped.ts";
 
 const TINY = {
@@ -34,7 +38,8 @@ export async function tinyModelFiles(changes: Record<string, unknown> = {}): Pro
     config,
     tokenizer: shippedJson("tokenizer.json"),
     tokenizerConfig: shippedJson("tokenizer_config.json"),
-    weights,
+    ...NOTHING_BESIDE,
+    weights: openSafetensors([sourceOf(weights, "model.safetensors")]),
   };
 }
 

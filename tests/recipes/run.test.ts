@@ -4,10 +4,11 @@ import { beforeAll, describe, expect, it } from "vitest";
 import type { BackendChoice } from "../../src/engine/backend.ts";
 import { readConfig } from "../../src/formats/hfConfig.ts";
 import { readAdapter } from "../../src/formats/peftAdapter.ts";
-import { disposeModel, loadModel, modelSize } from "../../src/models/weights.ts";
+import { disposeModel, loadModel, loadModelFrom, modelSize } from "../../src/models/weights.ts";
 import { parseRecipe, type Recipe } from "../../src/protocol/recipe.ts";
 import { type Report, ReportSchema } from "../../src/protocol/report.ts";
-import type { Checkpoint, ModelFiles, RunEnd } from "../../src/protocol/run.ts";
+import type { Checkpoint, RunEnd } from "../../src/protocol/run.ts";
+import type { ModelFiles } from "../../src/recipes/host.ts";
 import { runRecipe } from "../../src/recipes/run.ts";
 import { unpackCheckpoint } from "../../src/training/checkpoint.ts";
 import { attachAdapter, mergeLora } from "../../src/training/lora.ts";
@@ -255,7 +256,7 @@ describe("a run", () => {
     const plain = (await run(recipeOf("plain", [stage]))).at(-1)!;
     const moved = ({ tensors }: Checkpoint) => {
       const config = readConfig(files.config);
-      const models = [loadModel(config, files.weights), unpackCheckpoint(config, tensors, 1).model];
+      const models = [loadModelFrom(config, files.weights), unpackCheckpoint(config, tensors, 1).model];
       const [before, after] = models.map(contents);
       models.forEach(disposeModel);
       return changedNames(before, after).some((name) => name.endsWith("eh_proj.weight"));

@@ -1,0 +1,28 @@
+// Where a run happens: a worker with its storage, or the command line with a folder.
+
+import type { Weights } from "../formats/bytes.ts";
+import type { CheckpointParts } from "../formats/checkpoint.ts";
+import type { KeptWeights } from "../models/keptWeights.ts";
+import type { CaseStudy } from "../protocol/data.ts";
+import type { Checkpoint, RunEvent } from "../protocol/run.ts";
+
+/** A model to begin with: one that lies beside the page, or one that the person brought. */
+export interface ModelFiles extends CheckpointParts {
+  weights: Weights & Partial<KeptWeights>;
+}
+
+/** What a run needs from where it happens. */
+export interface RunHost {
+  readModel(name: string): Promise<ModelFiles>;
+  /** Cases of a data set that the person imported. */
+  readStudy(datasetId: string): Promise<CaseStudy>;
+  /** Resolves when the checkpoint is safe; the one before stays until then. */
+  saveCheckpoint(checkpoint: Checkpoint): Promise<void>;
+  /** A file for the person to take away. Replaces one of the same name. */
+  writeFile(name: string, bytes: Uint8Array): Promise<void>;
+  onEvent(event: RunEvent): void;
+  /** Asked between steps: whether to end after a checkpoint. */
+  stopping(): boolean;
+  /** What hosts the run, for the report: the browser, or Node and its version. */
+  description: string;
+}
