@@ -77,17 +77,21 @@ export async function importModel(
   if (!known) await createModel(database, files, record, parts);
   const from = conversion.resumable(record.doneBytes);
   const file = await files.append(weightsPath(id), from);
-  let flushed = from;
+  let [written, sure] = [from, from];
+  const makeSure = async (): Promise<void> => {
+    if (written === sure) return;
+    file.flush();
+    sure = written;
+    await putModel(database, { ...record, doneBytes: sure });
+  };
   try {
-    await conversion.write(file, from, async (done) => {
-      if (done - flushed >= FLUSH_EVERY_BYTES || done === conversion.size) {
-        file.flush();
-        flushed = done;
-        await putModel(database, { ...record, doneBytes: done });
-      }
-      await tell({ phase: "converting", doneBytes: done, totalBytes: conversion.size });
+    await conversion.write(file, from, async (bytes) => {
+      written = bytes;
+      if (written - sure >= FLUSH_EVERY_BYTES) await makeSure();
+      await tell({ phase: "converting", doneBytes: written, totalBytes: conversion.size });
     });
   } finally {
+    await makeSure();
     file.close();
   }
   return { ...record, doneBytes: conversion.size };
@@ -97,11 +101,12 @@ async function hashed(sources: ByteSource[], tell: Tell): Promise<ModelRecord["s
   const totalBytes = sources.reduce((sum, { size }) => sum + size, 0);
   const found: ModelRecord["sources"] = [];
   let doneBytes = 0;
-  for (const { name, size, read } of sources) {
+  for (const source of sources) {
+    const { name, size } = source;
     const hash = await createSHA256();
     for (let from = 0; from < size; from += PIECE_BYTES) {
       const to = Math.min(size, from + PIECE_BYTES);
-      hash.update(read(from, to));
+      hash.update(source.read(from, to));
       doneBytes += to - from;
       await tell({ phase: "checking", doneBytes, totalBytes });
     }
