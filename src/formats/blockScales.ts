@@ -2,8 +2,8 @@
 // w[o, i] = weight[o, i] * weight_scale_inv[o / 128, i / 128]. The scale is multiplied, despite its name.
 
 import { decodeToFloat32, type Dtype, type EightBit, eightBitValues } from "./numbers.ts";
-import { describe, isRecord, show } from "./safetensorsHeader.ts";
-import { type Located, readRows } from "./shards.ts";
+import { describe, isRecord, type Located, show } from "./safetensorsHeader.ts";
+import { readRows } from "./shards.ts";
 
 /** Rows and columns that share a scale. */
 export type BlockSize = [rows: number, columns: number];

@@ -10,8 +10,9 @@ export interface TensorForm {
   shape: number[];
 }
 
-/** A tensor in a file: its values are row-major in bytes from..to-1 of the file. */
-export interface Span extends TensorForm {
+/** A tensor in a file: its values are row-major in bytes from..to-1. */
+export interface Located extends TensorForm {
+  file: ByteSource;
   from: number;
   to: number;
 }
@@ -29,12 +30,12 @@ export interface Layout<T> {
  *
  * Throws one sentence if the file is not exactly as the format demands: each byte of the data belongs to one tensor.
  */
-export function readHeader(file: ByteSource): Map<string, Span> {
+export function readHeader(file: ByteSource): Map<string, Located> {
   const start = dataStart(file);
-  const spans = new Map<string, Span>();
+  const spans = new Map<string, Located>();
   for (const [name, entry] of Object.entries(parseHeader(file.name, file.read(PREFIX, start)))) {
     if (name === METADATA) checkMetadata(file.name, entry);
-    else spans.set(name, readEntry(file.name, name, entry, start));
+    else spans.set(name, readEntry(file, name, entry, start));
   }
   checkSpans(file, spans, start);
   return spans;
@@ -48,12 +49,12 @@ export function layOut<T extends TensorForm & { name: string }>(
   tensors: T[],
   metadata: Record<string, string> = {},
 ): Layout<T> {
+  checkNames(tensors);
   const ordered = tensors.toSorted((a, b) => DTYPE_BYTES[b.dtype] - DTYPE_BYTES[a.dtype]); // Stable within a type.
   const entries = new Map<string, unknown>([[METADATA, { format: "pt", ...metadata }]]);
   let end = 0;
   for (const tensor of ordered) {
     const { name, dtype, shape } = tensor;
-    if (entries.has(name)) throw new Error(`Two tensors are called ${show(name)}. Give each its own name.`);
     entries.set(name, { dtype, shape, data_offsets: [end, end + byteSize(tensor)] });
     end += byteSize(tensor);
   }
@@ -66,6 +67,15 @@ export function layOut<T extends TensorForm & { name: string }>(
   new DataView(head.buffer).setBigUint64(0, BigInt(length), true);
   head.set(json, PREFIX);
   return { head, ordered, size: head.length + end };
+}
+
+/** Throws if two tensors, or one and the metadata, would have one name in a checkpoint. */
+export function checkNames(tensors: { name: string }[]): void {
+  const names = new Set([METADATA]);
+  for (const { name } of tensors) {
+    if (names.has(name)) throw new Error(`Two tensors are called ${show(name)}. Give each its own name.`);
+    names.add(name);
+  }
 }
 
 /** Bytes of a tensor's values. */
@@ -179,35 +189,35 @@ function checkMetadata(file: string, entry: unknown): void {
 }
 
 /** `start`: where the data begin. */
-function readEntry(file: string, name: string, entry: unknown, start: number): Span {
+function readEntry(file: ByteSource, name: string, entry: unknown, start: number): Located {
   const { dtype, shape, data_offsets: offsets }: Record<string, unknown> = isRecord(entry) ? entry : {};
   if (!isDtype(dtype)) {
     throw new Error(
-      `${file} has ${show(name)} in the type ${show(dtype)}; one of ${Object.keys(DTYPE_BYTES).join(", ")} is wanted.`,
+      `${file.name} has ${show(name)} in the type ${show(dtype)}; one of ${Object.keys(DTYPE_BYTES).join(", ")} is wanted.`,
     );
   }
   if (!isSizes(shape) || !Number.isSafeInteger(byteSize({ dtype, shape }))) {
     throw new Error(
-      `${file} has ${show(name)} in the shape ${show(shape)}; a list of whole numbers is wanted. ${FETCH_AGAIN}`,
+      `${file.name} has ${show(name)} in the shape ${show(shape)}; a list of whole numbers is wanted. ${FETCH_AGAIN}`,
     );
   }
   if (!isSizes(offsets) || offsets.length !== 2 || offsets[0] > offsets[1]) {
     throw new Error(
-      `${file} has ${show(name)} at ${show(offsets)}; where it begins and ends is wanted. ${FETCH_AGAIN}`,
+      `${file.name} has ${show(name)} at ${show(offsets)}; where it begins and ends is wanted. ${FETCH_AGAIN}`,
     );
   }
   const [from, to] = offsets;
   const size = byteSize({ dtype, shape });
   if (to - from !== size) {
     throw new Error(
-      `${file}: ${describe(name, { dtype, shape })} takes ${size} bytes and has ${to - from}. ${FETCH_AGAIN}`,
+      `${file.name}: ${describe(name, { dtype, shape })} takes ${size} bytes and has ${to - from}. ${FETCH_AGAIN}`,
     );
   }
-  return { dtype, shape, from: start + from, to: start + to };
+  return { dtype, shape, file, from: start + from, to: start + to };
 }
 
 /** Every byte of the data belongs to exactly one tensor. */
-function checkSpans({ name: file, size }: ByteSource, spans: Map<string, Span>, start: number): void {
+function checkSpans({ name: file, size }: ByteSource, spans: Map<string, Located>, start: number): void {
   let [end, before] = [start, "the header"];
   for (const [name, span] of [...spans].toSorted(([, a], [, b]) => a.from - b.from || a.to - b.to)) {
     if (span.from < end) throw new Error(`${file}: ${show(name)} overlaps ${show(before)}. ${FETCH_AGAIN}`);

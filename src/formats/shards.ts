@@ -1,12 +1,15 @@
 // A checkpoint in several files, and the index that says which tensor is in which: model.safetensors.index.json.
 
 import type { ByteSource } from "./bytes.ts";
-import { byteSize, isRecord, readHeader, type Span, show, type TensorForm } from "./safetensorsHeader.ts";
-
-/** A tensor and the file that it is in. */
-export interface Located extends Span {
-  file: ByteSource;
-}
+import {
+  byteSize,
+  checkNames,
+  isRecord,
+  type Located,
+  readHeader,
+  show,
+  type TensorForm,
+} from "./safetensorsHeader.ts";
 
 /** One file of a checkpoint that is to be written. */
 export interface Shard<T> {
@@ -45,7 +48,7 @@ export function locateTensors(files: ByteSource[], index?: unknown): Map<string,
   if (part && Number(part[1]) > 1) {
     throw new Error(`${file.name} is one of ${Number(part[1])} files. Choose all of them and their ${INDEX}.`);
   }
-  return new Map([...readHeader(file)].map(([name, span]) => [name, { ...span, file }]));
+  return readHeader(file);
 }
 
 /**
@@ -53,6 +56,7 @@ export function locateTensors(files: ByteSource[], index?: unknown): Map<string,
  * tensors (its header apart), unless a single one has more.
  */
 export function splitIntoShards<T extends TensorForm & { name: string }>(tensors: T[], mostBytes: number): Split<T> {
+  checkNames(tensors);
   const groups: T[][] = [[]];
   let [total, held] = [0, 0];
   for (const tensor of tensors) {
@@ -106,10 +110,10 @@ function locateByIndex(files: ByteSource[], fileOf: Map<string, string>): Map<st
   checkFiles(files, new Set(fileOf.values()));
   const located = new Map<string, Located>();
   for (const file of files) {
-    for (const [name, span] of readHeader(file)) {
+    for (const [name, tensor] of readHeader(file)) {
       const wanted = fileOf.get(name);
       if (wanted !== file.name) throw misplaced(name, file.name, wanted);
-      located.set(name, { ...span, file });
+      located.set(name, tensor);
     }
   }
   for (const [name, file] of fileOf) {

@@ -81,6 +81,11 @@ describe("tensors split into files", () => {
     });
   });
 
+  it("are refused if two of them have one name, in whatever files they would be", () => {
+    const tensors = [bytesTensor("a", 3), bytesTensor("b", 3), bytesTensor("a", 3)];
+    expect(() => splitIntoShards(tensors, 3)).toThrow('Two tensors are called "a". Give each its own name.');
+  });
+
   it("are one file without an index if one holds them all", () => {
     const tensors = [bytesTensor("a", 3)];
     expect(splitIntoShards(tensors, 3)).toEqual({ shards: [{ file: "model.safetensors", tensors }], index: null });
