@@ -91,8 +91,7 @@ export async function importModel(
       await tell({ phase: "converting", doneBytes: written, totalBytes: conversion.size });
     });
   } finally {
-    await makeSure();
-    file.close();
+    await makeSure().finally(() => file.close());
   }
   return { ...record, doneBytes: conversion.size };
 }
