@@ -2,7 +2,15 @@
 
 import type { ByteSink, ByteSource, Weights } from "./bytes.ts";
 import type { BlockType, WrittenType } from "./ggufBlocks.ts";
-import { architectureOf, configJson, modelMetadata, notesForLlamaCpp, text, u32 } from "./ggufConfig.ts";
+import {
+  architectureOf,
+  configJson,
+  modelMetadata,
+  notesForLlamaCpp,
+  readArchitecture,
+  text,
+  u32,
+} from "./ggufConfig.ts";
 import { type GgufFile, type GgufTensor, type Metadata, readGgufFile, writeGgufFile } from "./ggufFile.ts";
 import { copiesOf, type Placement, placementsOf, staysFloat32 } from "./ggufNames.ts";
 import { fitsBlocks, piecesOf, weightsOf } from "./ggufTensors.ts";
@@ -26,6 +34,7 @@ export interface OpenedGguf {
 export function openGguf(source: ByteSource): OpenedGguf {
   const file = readGgufFile(source);
   refuseParts(source.name, file);
+  readArchitecture(source.name, file.metadata);
   const embedding = file.tensors.get("token_embd.weight");
   if (!embedding) throw new Error(`${source.name} has no tensor "token_embd.weight" and so is no language model.`);
   const biased = [...file.tensors.keys()].some((name) => name.endsWith(".exp_probs_b.bias"));
@@ -35,9 +44,6 @@ export function openGguf(source: ByteSource): OpenedGguf {
     dtype: DTYPES[embedding.type] ?? "float16",
     biased,
   };
-  const kind = file.metadata.get("general.architecture")?.value;
-  // An unknown architecture is told before an unknown tokenizer.
-  if (kind !== "qwen2" && kind !== "deepseek2") configJson(source.name, file.metadata, facts, { bos: null, eos: null });
   const { bos, eos, tokenizer, tokenizerConfig } = tokenizerFiles(source.name, file.metadata);
   const config = configJson(source.name, file.metadata, facts, { bos, eos });
   const placements = placementsIn(source.name, file, readConfig(config));

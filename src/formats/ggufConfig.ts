@@ -181,6 +181,15 @@ function refused(what: string, why: string): Error {
   return new Error(`A model with ${what} cannot be a GGUF file: ${why}. Export safetensors instead.`);
 }
 
+/** The architecture of a file. Throws for one that is not read. */
+export function readArchitecture(name: string, metadata: Metadata): "qwen2" | "deepseek2" {
+  const found = new Keys(name, metadata, "").string("general.architecture");
+  if (found === "qwen2" || found === "deepseek2") return found;
+  throw new Error(
+    `${name} holds a model of the architecture "${found}"; supported are qwen2 (DeepSeek-R1-Distill-Qwen, Qwen2.5) and deepseek2 (DeepSeek-V2, V3, R1). Choose one of these.`,
+  );
+}
+
 /** What the tensors of a file say of the model beside the metadata. */
 export interface TensorFacts {
   /** Rows of the embedding. */
@@ -205,7 +214,7 @@ export function configJson(
   tensors: TensorFacts,
   ids: EndIds,
 ): Record<string, unknown> {
-  const architecture = new Keys(name, metadata, "").string("general.architecture");
+  const architecture = readArchitecture(name, metadata);
   const keys = new Keys(name, metadata, `${architecture}.`);
   const common = {
     vocab_size: tensors.vocabSize,
@@ -221,16 +230,8 @@ export function configJson(
     eos_token_id: ids.eos,
     torch_dtype: tensors.dtype,
   };
-  switch (architecture) {
-    case "qwen2":
-      return { ...common, ...qwen2Json(keys, common.num_attention_heads) };
-    case "deepseek2":
-      return { ...common, ...deepSeekJson(keys, tensors, common.num_attention_heads) };
-    default:
-      throw new Error(
-        `${name} holds a model of the architecture "${architecture}"; supported are qwen2 (DeepSeek-R1-Distill-Qwen, Qwen2.5) and deepseek2 (DeepSeek-V2, V3, R1). Choose one of these.`,
-      );
-  }
+  const heads = common.num_attention_heads;
+  return { ...common, ...(architecture === "qwen2" ? qwen2Json(keys, heads) : deepSeekJson(keys, tensors, heads)) };
 }
 
 function qwen2Json(keys: Keys, heads: number): Record<string, unknown> {
