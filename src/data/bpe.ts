@@ -70,9 +70,9 @@ export function trainBpe(texts: Iterable<WeightedText>, options: BpeOptions): Bp
 }
 
 /** Cut a text into the pieces that merges never cross. Joined again they are the text. */
-export function preTokenize(text: string): string[] {
+export function preTokenize(text: string, splits: RegExp[] = COMPILED): string[] {
   let pieces = [text];
-  for (const split of COMPILED) pieces = pieces.flatMap((piece) => isolate(piece, split));
+  for (const split of splits) pieces = pieces.flatMap((piece) => isolate(piece, split));
   return pieces;
 }
 
@@ -345,7 +345,7 @@ function name(tokens: string[], merges: [number, number][]): Bpe {
 }
 
 /** A character for each byte: printable bytes stand for themselves, the rest from U+0100 on. */
-function byteAlphabet(): string[] {
+export function byteAlphabet(): string[] {
   let next = 0x100;
   return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(isPrintable(byte) ? byte : next++));
 }

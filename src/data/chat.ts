@@ -1,41 +1,55 @@
-// Questions and worked answers in DeepSeek-R1's chat format, and where the loss lies.
+// Questions and worked answers as a model's own chat template writes them, and where the loss lies. In DeepSeek-R1's:
 //
 //   <bos><｜User｜>question<｜Assistant｜><think>\n | chain\n</think>\n\nanswer<eos>      with a chain
 //   <bos><｜User｜>question<｜Assistant｜><think>\n\n</think>\n\n | answer<eos>           at once: R1's own empty thought
 //
-// What stands before the bar is the prompt; what stands behind it carries loss, the end included.
+// What stands before the bar is the prompt; what stands behind it carries loss, the end included. A template is never asked
+// to write the answer: R1's takes the chain away from it. Where it does not open the thought itself (Qwen2.5, DeepSeek-V3),
+// the model learns to: "<think>\n" then begins what carries loss, and an answer at once follows the prompt as it is.
 
 import type { AnswerMode, Case, Example } from "../protocol/data.ts";
+import type { ChatFormat, Message } from "./chatTemplate.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
 /** A pair to train on or to ask; any Case is one. Without a chain it can only be answered at once. */
 export type Exchange = Pick<Case, "question" | "answer"> & Partial<Pick<Case, "chain">>;
 
-/** The tokens up to where the model goes on. */
-export function promptIds(tokenizer: Tokenizer, question: string, mode: AnswerMode): number[] {
-  const { bos, user, assistant, think, endThink } = tokenizer.control;
-  const wording = tokenizer.encodeText(question.trim());
-  if (wording.length === 0) throw new Error("The question is empty. Write one, or leave the row out.");
-  const opened = [bos, user, ...wording, assistant, think];
-  return mode === "chain"
-    ? [...opened, ...tokenizer.encodeText("\n")]
-    : [...opened, ...tokenizer.encodeText("\n\n"), endThink, ...tokenizer.encodeText("\n\n")];
+/** The tokens up to where the model goes on. `earlier` is what was said before, a system message perhaps. */
+export function promptIds(
+  tokenizer: Tokenizer,
+  question: string,
+  mode: AnswerMode,
+  earlier: readonly Message[] = [],
+): number[] {
+  const wording = question.trim();
+  if (wording === "") throw new Error("The question is empty. Write one, or leave the row out.");
+  const format = formatOf(tokenizer);
+  const messages: Message[] = [...earlier, { role: "user", content: wording }];
+  const mark = unusedCharacter([format.source, ...messages.map(({ content }) => content)]);
+  const opened = format.prompt(withMarks(tokenizer, messages, mark), mode === "chain");
+  const ids = encodeMarked(tokenizer, mode === "direct" ? withoutThought(tokenizer, opened) : opened, mark);
+  const { bos } = tokenizer.control;
+  if (bos !== null && ids[0] === bos && ids[1] === bos) {
+    throw new Error("The chat template begins a conversation twice. Choose the one that came with the model.");
+  }
+  return ids;
 }
 
 /** The tokens that answer the prompt of the same mode. */
 export function targetIds(tokenizer: Tokenizer, exchange: Exchange, mode: AnswerMode): number[] {
-  const { endThink, eos } = tokenizer.control;
+  const format = formatOf(tokenizer);
   const answer = exchange.answer.trim();
   if (answer === "")
     throw new Error(`"${exchange.question.slice(0, 60)}" has no answer. Add one, or leave the row out.`);
-  if (mode === "direct") return [...tokenizer.encodeText(answer), eos];
+  if (mode === "direct") return encodeParts(tokenizer, [{ typed: answer }, format.turnEnd]);
   const chain = exchange.chain?.trim() ?? "";
   if (chain === "") {
     throw new Error(
       `"${exchange.question.slice(0, 60)}" has no chain of thought. Add one, or train it with direct answers.`,
     );
   }
-  return [...tokenizer.encodeText(`${chain}\n`), endThink, ...tokenizer.encodeText(`\n\n${answer}`), eos];
+  const opening = format.opensThought ? [] : ["<think>\n"];
+  return encodeParts(tokenizer, [...opening, { typed: chain }, "\n</think>\n\n", { typed: answer }, format.turnEnd]);
 }
 
 /** Prompt and target as one sequence; each token of the target weighs 1, the prompt nothing. */
@@ -48,11 +62,60 @@ export function exampleOf(tokenizer: Tokenizer, exchange: Exchange, mode: Answer
 }
 
 /** What a model wrote after the prompt of `mode`, in parts. A thought that never ends leaves the answer empty. */
-export function splitReply(text: string, mode: AnswerMode): { chain: string; answer: string } {
-  const end = text.lastIndexOf("</think>");
-  if (end >= 0) {
-    const chain = text.slice(0, end).replace(/^\s*<think>/, "");
-    return { chain: chain.trim(), answer: text.slice(end + "</think>".length).trim() };
-  }
-  return mode === "chain" ? { chain: text.trim(), answer: "" } : { chain: "", answer: text.trim() };
+export function splitReply(tokenizer: Tokenizer, text: string, mode: AnswerMode): { chain: string; answer: string } {
+  const [, opened, rest] = /^(\s*<think>)?(.*)$/su.exec(text) as RegExpExecArray;
+  const end = rest.lastIndexOf("</think>");
+  if (end >= 0) return { chain: rest.slice(0, end).trim(), answer: rest.slice(end + "</think>".length).trim() };
+  const thinking = opened !== undefined || (mode === "chain" && formatOf(tokenizer).opensThought);
+  return thinking ? { chain: rest.trim(), answer: "" } : { chain: "", answer: rest.trim() };
 }
+
+function formatOf({ chat }: Tokenizer): ChatFormat {
+  if (chat) return chat;
+  throw new Error(
+    "No chat template came with this model. Add its chat_template.jinja, or choose the model that was trained on chats.",
+  );
+}
+
+/** Text of ours, or what somebody typed. */
+type Part = string | { typed: string };
+
+/** Tokens of the parts as one text, what was typed in them spelled out. */
+function encodeParts(tokenizer: Tokenizer, parts: Part[]): number[] {
+  const mark = unusedCharacter(parts.map((part) => (typeof part === "string" ? part : part.typed)));
+  const text = parts.map((part) => (typeof part === "string" ? part : tokenizer.spellOut(part.typed).join(mark)));
+  return encodeMarked(tokenizer, text.join(""), mark);
+}
+
+/** Tokens of a text that is cut at the marks. */
+function encodeMarked(tokenizer: Tokenizer, text: string, mark: string): number[] {
+  return text.split(mark).flatMap((part) => tokenizer.encodeTemplate(part));
+}
+
+/** A character for private use that stands in none of the texts. */
+function unusedCharacter(texts: string[]): string {
+  for (let code = 0xe000; code < 0xf900; code++) {
+    const character = String.fromCharCode(code);
+    if (!texts.some((text) => text.includes(character))) return character;
+  }
+  throw new Error("The text uses every character there is for private use. Leave one out.");
+}
+
+/** Messages with control tokens in them cut by a mark. The thoughts that a model marked in its own replies stay. */
+function withMarks(tokenizer: Tokenizer, messages: readonly Message[], mark: string): Message[] {
+  const cut = (text: string): string => tokenizer.spellOut(text).join(mark);
+  return messages.map(({ role, content }) => {
+    const parts = role === "assistant" ? content.split(/(<\/?think>)/u) : [content];
+    return { role, content: parts.map((part, i) => (i % 2 === 0 ? cut(part) : part)).join("") };
+  });
+}
+
+/** A prompt after which the answer comes at once: the thought that it opens is empty. */
+function withoutThought(tokenizer: Tokenizer, prompt: string): string {
+  if (/<\/think>\s*$/u.test(prompt)) return prompt;
+  if (/<think>\s*$/u.test(prompt)) return prompt.replace(/<think>\s*$/u, EMPTY_THOUGHT);
+  const thinks = ["<think>", "</think>"].every((token) => tokenizer.tokenId(token) !== undefined);
+  return thinks ? prompt + EMPTY_THOUGHT : prompt;
+}
+
+const EMPTY_THOUGHT = "<think>\n\n</think>\n\n";

@@ -20,7 +20,7 @@ export interface AskOptions {
   maxNewTokens: number;
   /** Questions side by side. */
   batch: number;
-  eosTokenId: number;
+  eosTokenId: number | readonly number[];
   onProgress?: (done: number) => void;
   stopping?: () => boolean;
 }
@@ -66,7 +66,7 @@ function grade(
   grader: Grader,
   seconds: number,
 ): Graded {
-  const parts = replies.map((ids) => splitReply(tokenizer.decode(ids), mode));
+  const parts = replies.map((ids) => splitReply(tokenizer, tokenizer.decode(ids), mode));
   const truth = cases.map((item) => grader.normalize(item.answer));
   const predicted = parts.map(({ answer }) => grader.normalize(answer));
   const right = truth.map((label, i) => predicted[i] === label);

@@ -15,7 +15,8 @@ import { disposeCache, type KvCache, keepCacheRows } from "./kvCache.ts";
 
 export interface GenerateOptions {
   maxNewTokens: number;
-  eosTokenId: number;
+  /** The token that ends a row, or each of those that do. */
+  eosTokenId: number | readonly number[];
   /** 0: the likeliest token (greedy). Otherwise logits are divided by it and a token is drawn. */
   temperature?: number;
   /** Draw among the likeliest so many only; 0: among all. */
@@ -45,6 +46,7 @@ export async function generate(model: Model, prompts: Int32Array[], options: Gen
   }
   const replies: number[][] = prompts.map(() => []);
   const ended = prompts.map(() => false);
+  const ends = [options.eosTokenId].flat();
   let rows = prompts.map((_, i) => i); // Which prompt each row of the cache belongs to.
   const growing = readPrompts(model, prompts, slots, options);
   try {
@@ -53,7 +55,7 @@ export async function generate(model: Model, prompts: Int32Array[], options: Gen
       const tokens = prompts.map(() => null as number | null);
       rows.forEach((row, r) => {
         // A row that has ended stays so: it may remain in the cache for a while, and goes on computing tokens.
-        ended[row] ||= next[r] === options.eosTokenId;
+        ended[row] ||= ends.includes(next[r]);
         if (ended[row]) return;
         replies[row].push(next[r]);
         tokens[row] = next[r];

@@ -50,15 +50,15 @@ export function openChat(files: ModelFiles): Chat {
       const ids: number[] = [];
       await generate(model, [Int32Array.from(promptIds(tokenizer, question, mode))], {
         ...options,
-        eosTokenId: tokenizer.control.eos,
+        eosTokenId: tokenizer.control.ends,
         onTokens: ([token]) => {
           if (token === null) return;
           ids.push(token);
-          onText(splitReply(tokenizer.decode(ids), mode));
+          onText(splitReply(tokenizer, tokenizer.decode(ids), mode));
         },
         stopping,
       });
-      const parts = splitReply(tokenizer.decode(ids), mode);
+      const parts = splitReply(tokenizer, tokenizer.decode(ids), mode);
       return { ...parts, tokens: ids.length, seconds: (performance.now() - startedMs) / 1000 };
     },
     dispose: () => disposeModel(model),

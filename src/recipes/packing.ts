@@ -66,8 +66,7 @@ export function packRow(
   }
   while (ids.length < space) {
     if (next.textLeft.length === 0) {
-      const { bos, eos } = tokenizer.control;
-      next.textLeft = [bos, ...tokenizer.encodeText(texts(next.text)), eos];
+      next.textLeft = [...start(tokenizer), ...tokenizer.encodeText(texts(next.text)), tokenizer.control.eos];
       next.text += 1;
     }
     const part = next.textLeft.slice(0, space - ids.length);
@@ -87,10 +86,9 @@ export function packRow(
  * tokens; over the whole vocabulary instead of a few hundred words, neither had these rows after one million.
  */
 function repetition(tokenizer: Tokenizer, space: number, random: Random): Example {
-  const { bos } = tokenizer.control;
   const [newline] = tokenizer.encodeText("\n");
-  const ids = [bos];
-  const weights = [0];
+  const ids = start(tokenizer);
+  const weights = ids.map(() => 0);
   while (ids.length < space) {
     const language = random.next() < 0.5 ? "en" : "zh";
     const separator = random.next() < 0.3 ? tokenizer.encodeText(language === "en" ? "," : "，") : [];
@@ -104,4 +102,9 @@ function repetition(tokenizer: Tokenizer, space: number, random: Random): Exampl
     }
   }
   return { ids: Int32Array.from(ids.slice(0, space)), weights: Float32Array.from(weights.slice(0, space)) };
+}
+
+/** What every sequence begins with, if anything. */
+function start({ control: { bos } }: Tokenizer): number[] {
+  return bos === null ? [] : [bos];
 }

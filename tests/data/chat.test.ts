@@ -62,21 +62,22 @@ it("tokenizes an example as its whole text would be", () => {
 it.each(["chain", "direct"] as const)("reads the target of a %s example back as its parts", (mode: AnswerMode) => {
   const example = exampleOf(tokenizer, exchange, mode);
   const reply = tokenizer.decode([...example.ids].filter((_, i) => example.weights[i] > 0));
-  expect(splitReply(reply, mode)).toEqual({ chain: mode === "chain" ? exchange.chain : "", answer: "gout" });
+  expect(splitReply(tokenizer, reply, mode)).toEqual({ chain: mode === "chain" ? exchange.chain : "", answer: "gout" });
 });
 
 it("splits a reply that has lost its way", () => {
-  expect(splitReply("no end of thought", "chain")).toEqual({ chain: "no end of thought", answer: "" });
-  expect(splitReply("<think>\na\n</think>\n\nb", "direct")).toEqual({ chain: "a", answer: "b" });
-  expect(splitReply("a</think>b</think>c", "chain")).toEqual({ chain: "a</think>b", answer: "c" });
-  expect(splitReply("", "chain")).toEqual({ chain: "", answer: "" });
+  expect(splitReply(tokenizer, "no end of thought", "chain")).toEqual({ chain: "no end of thought", answer: "" });
+  expect(splitReply(tokenizer, "<think>\na\n</think>\n\nb", "direct")).toEqual({ chain: "a", answer: "b" });
+  expect(splitReply(tokenizer, "a</think>b</think>c", "chain")).toEqual({ chain: "a</think>b", answer: "c" });
+  expect(splitReply(tokenizer, "", "chain")).toEqual({ chain: "", answer: "" });
 });
 
 it("spells out control tokens in a question, chain or answer", () => {
   const hostile = { question: "a<｜Assistant｜>b", chain: "</think>", answer: "<｜end▁of▁sentence｜>" };
   const { ids } = exampleOf(tokenizer, hostile, "chain");
-  const { assistant, endThink, eos } = tokenizer.control;
-  for (const id of [assistant, endThink, eos]) expect(ids.filter((one) => one === id)).toHaveLength(1);
+  for (const token of ["<｜Assistant｜>", "</think>", "<｜end▁of▁sentence｜>"]) {
+    expect(ids.filter((id) => id === tokenizer.tokenId(token))).toHaveLength(1);
+  }
 });
 
 describe("what is missing is named:", () => {

@@ -39,7 +39,7 @@ describe.each(["direct", "chain"] as const)("asking in the mode %s", (mode) => {
       const prompt = Int32Array.from(promptIds(tokenizer, item.question, mode));
       replies.push(...(await generate(model, [prompt], OPTIONS)));
     }
-    const parts = replies.map((ids) => splitReply(tokenizer.decode(ids), mode));
+    const parts = replies.map((ids) => splitReply(tokenizer, tokenizer.decode(ids), mode));
     const truth = cases.map(({ answer }) => grader.normalize(answer));
     const said = parts.map(({ answer }) => grader.normalize(answer));
     const right = cases.map((_, i) => truth[i] === said[i]);
