@@ -1,5 +1,6 @@
 // Command-line arguments: read by Node's own parser, refused in one sentence.
 
+import { resolve } from "node:path";
 import type { ParseArgsConfig } from "node:util";
 import { parseArgs } from "node:util";
 
@@ -31,6 +32,11 @@ export function oneOf<T extends string>(name: string, text: string, choices: rea
   const choice = choices.find((each) => each === text);
   if (choice) return choice;
   throw new UsageError(`--${name} wants one of ${choices.join(", ")} and got "${text}".`);
+}
+
+/** A path as the person means it: npm runs scripts in the repository's folder, and paths are meant from where they are. */
+export function fromCaller(path: string): string {
+  return resolve(process.env.INIT_CWD ?? ".", path);
 }
 
 /** Run a program's main function and turn how it ends into an exit code: its own, 2 for usage errors, 1 for others. */

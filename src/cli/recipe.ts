@@ -1,7 +1,7 @@
 // `npm run recipe`: a whole run without a page.
 
 import { existsSync, readFileSync } from "node:fs";
-import { basename, join, resolve } from "node:path";
+import { basename, join } from "node:path";
 import { startBackend } from "../engine/backend.ts";
 import { reportTable } from "../evaluation/report.ts";
 import type { Recipe } from "../protocol/recipe.ts";
@@ -9,7 +9,7 @@ import { parseRecipe } from "../protocol/recipe.ts";
 import type { Checkpoint } from "../protocol/run.ts";
 import { builtinRecipes } from "../recipes/builtin.ts";
 import { runRecipe } from "../recipes/run.ts";
-import { endWith, oneOf, readArguments, UsageError, wholeNumber } from "./arguments.ts";
+import { endWith, fromCaller, oneOf, readArguments, UsageError, wholeNumber } from "./arguments.ts";
 import { nodeHost, readCheckpoint, removeCheckpoint } from "./nodeHost.ts";
 import { progressLines, writeProgress } from "./progress.ts";
 import { enableRelaxedSimd } from "./relaxedSimd.ts";
@@ -117,11 +117,6 @@ function readRecipe(path: string): Recipe {
   } catch (error) {
     throw new UsageError(`${basename(path)}: ${(error as Error).message}`);
   }
-}
-
-/** npm runs scripts in the repository's folder; paths are meant from where the person is. */
-function fromCaller(path: string): string {
-  return resolve(process.env.INIT_CWD ?? ".", path);
 }
 
 function folderName(name: string): string {
