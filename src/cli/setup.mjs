@@ -12,7 +12,7 @@ import { say } from "./say.mjs";
 export const root = resolve(dirname(fileURLToPath(import.meta.url)), "..", "..");
 
 /** Programs of ours that are TypeScript: their source is src/cli/NAME.ts, their bundle .cache/cli/NAME.js. */
-export const programs = ["serve", "recipe", "pretrain", "tokenizer"];
+export const programs = ["serve", "recipe", "pretrain", "tokenizer", "verifyGguf"];
 
 const LEAST_NODE = [20, 19];
 
