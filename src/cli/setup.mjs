@@ -12,7 +12,7 @@ import { say } from "./say.mjs";
 export const root = resolve(dirname(fileURLToPath(import.meta.url)), "..", "..");
 
 /** Programs of ours that are TypeScript: their source is src/cli/NAME.ts, their bundle .cache/cli/NAME.js. */
-export const programs = ["serve", "recipe", "pretrain", "tokenizer", "verifyGguf"];
+export const programs = ["serve", "recipe", "pretrain", "tokenizer", "averageAdapters", "verifyFixtures", "verifyGguf"];
 
 const LEAST_NODE = [20, 19];
 
@@ -79,10 +79,14 @@ export async function ensurePrograms() {
   });
 }
 
-/** Bundle the bench into .cache/bench. Returns its file. */
-export async function bundleBench() {
-  const outDir = join(".cache", "bench");
-  await bundle(await import("vite"), { main: join(root, "tests", "bench", "main.ts") }, outDir);
+/**
+ * Bundle a program that is no part of the product, tests/NAME/main.ts, into .cache/NAME. Returns its file.
+ *
+ * @param {"bench" | "big"} name
+ */
+export async function bundleTests(name) {
+  const outDir = join(".cache", name);
+  await bundle(await import("vite"), { main: join(root, "tests", name, "main.ts") }, outDir);
   return join(root, outDir, "main.js");
 }
 
