@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { ensureChromium } from "./chromium.mjs";
 import { say } from "./say.mjs";
-import { bundleBench, checkNode, ensureDependencies, ensurePage, ensurePrograms, programs, root } from "./setup.mjs";
+import { bundleTests, checkNode, ensureDependencies, ensurePage, ensurePrograms, programs, root } from "./setup.mjs";
 
 /** Where the counts of a whole test run go. */
 const RESULTS = join(root, ".cache", "test-results.json");
@@ -27,7 +27,8 @@ const tasks = {
   lint: async () => tool("oxlint", "bin/oxlint", ["--type-aware", "--deny-warnings"]),
   format: async () => tool("@biomejs/biome", "bin/biome", ["format", "--write", ...args]),
   formatCheck: async () => tool("@biomejs/biome", "bin/biome", ["format"]),
-  bench: async () => execute(await bundleBench(), args),
+  bench: async () => execute(await bundleTests("bench"), args),
+  verifyBig: async () => execute(await bundleTests("big"), args),
   /** With arguments, only vitest with them: `npm test -- tests/cli`. */
   test: async () => {
     rmSync(RESULTS, { force: true });
