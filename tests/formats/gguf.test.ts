@@ -135,6 +135,29 @@ it("rows that are no whole blocks are F16, and the head of a Q4_0 file is Q8_0",
   expect(["output.weight", "token_embd.weight"].map(tied)).toEqual([undefined, "Q8_0"]);
 });
 
+it("kv_b_proj lies in two tensors by head, the keys' transposed, and experts lie one behind the other", async () => {
+  const model = fixture("deepseek-v3-tiny"); // 4 heads of 16 plain key rows and 16 value rows, a latent of 16.
+  const { bytes } = await write(model, "F32");
+  const { tensors } = readGgufFile(sourceOf(bytes, "x.gguf"));
+  const stored = (name: string) => {
+    const { begin, size, shape } = tensors.get(name)!;
+    return { shape, values: decodeBlocks("F32", bytes.subarray(begin, begin + size)) };
+  };
+  const kvB = model.tensors.read("model.layers.2.self_attn.kv_b_proj.weight");
+  const [keys, values] = [stored("blk.2.attn_k_b.weight"), stored("blk.2.attn_v_b.weight")];
+  expect([keys.shape, values.shape]).toEqual([
+    [4, 16, 16],
+    [4, 16, 16],
+  ]);
+  const [head, row, latent] = [3, 5, 11];
+  expect(keys.values[(head * 16 + latent) * 16 + row]).toBe(kvB[(head * 32 + row) * 16 + latent]);
+  expect(values.values[(head * 16 + row) * 16 + latent]).toBe(kvB[(head * 32 + 16 + row) * 16 + latent]);
+  const down = stored("blk.2.ffn_down_exps.weight");
+  const sixth = model.tensors.read("model.layers.2.mlp.experts.6.down_proj.weight");
+  expect(down.shape).toEqual([8, 64, 32]);
+  expect(same(down.values.subarray(6 * 64 * 32, 7 * 64 * 32), sixth)).toBe(true);
+});
+
 describe("metadata", () => {
   const keysOf = async (model: ModelToWrite) => {
     const { metadata } = readGgufFile(sourceOf((await write(model, "Q8_0")).bytes, "x.gguf"));
