@@ -134,8 +134,8 @@ describe("blocks written by hand decode to what the format says", () => {
 
   // Eight sub-blocks, their six-bit numbers packed by hand.
   const scales = [1, 2, 3, 63, 16, 33, 5, 62];
-  const mins = [0, 1, 2, 63, 17, 32, 4, 61];
-  const packed = [65, 130, 3, 255, 64, 129, 2, 255, 16, 1, 69, 222];
+  const mins = [0, 1, 2, 63, 33, 4, 61, 17];
+  const packed = [65, 130, 3, 255, 128, 1, 194, 127, 16, 65, 213, 30];
   const low = counting(128).map((i) => ((i >> 5) + 1) | ((15 - (i >> 5)) << 4));
   const inSubBlock = (j: number) => (j % 2 === 0 ? (j >> 1) + 1 : 15 - (j >> 1));
 
