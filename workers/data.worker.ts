@@ -6,6 +6,7 @@ import { importCases, type RowError } from "../src/data/import.ts";
 import { split, textKey } from "../src/data/splits.ts";
 import type { Case } from "../src/protocol/data.ts";
 import type { Recipe } from "../src/protocol/recipe.ts";
+import { openParts } from "../src/recipes/openParts.ts";
 import { gradeAnswer, hospitalStudy } from "../src/recipes/hospital/generate.ts";
 import { type Database, type DatasetRecord, type ModelRecord, openDatabase } from "../src/storage/database.ts";
 import { deleteDataset, readDataset, saveDataset } from "../src/storage/datasets.ts";
@@ -16,7 +17,7 @@ import { deleteModel } from "../src/storage/models.ts";
 import { deleteRun } from "../src/storage/runs.ts";
 import { type Settings, writeSettings } from "../src/storage/settings.ts";
 import { failing } from "./failing.ts";
-import { type ImportProgress, importModel, openFilesOfCheckpoint } from "./models.ts";
+import { type ImportProgress, importModel, keptBytes, openFilesOfCheckpoint, parametersOf } from "./models.ts";
 
 export type { ImportProgress, RowError };
 
@@ -25,8 +26,11 @@ export interface InspectedModel {
   /** As config.json has it. */
   config: unknown;
   tensors: [name: string, shape: number[]][];
+  parameters: number;
   /** Of the files of weights. */
   sizeBytes: number;
+  /** Of the weights once they are kept, in each form. */
+  keptBytes: Record<ModelRecord["storage"], number>;
 }
 
 export interface ImportResult {
@@ -45,6 +49,7 @@ const REST_EVERY_MS = 50;
 class Cancelled extends Error {}
 
 let cancelling = false;
+let cancellingModel = false;
 let stored: Promise<Database> | undefined;
 
 const api = {
@@ -58,6 +63,7 @@ const api = {
       try {
         const { cases, errors } = await importCases({ name: file.name, chunks: chunksOf(file, onProgress) });
         await letMessagesIn();
+        if (cancelling) throw new Cancelled();
         const dataset = await saveDataset(await database(), file.name, cases);
         return { dataset, skipped: errors.slice(0, SHOWN_ERRORS), skippedCount: errors.length };
       } catch (error) {
@@ -71,10 +77,13 @@ const api = {
   inspectModel(files: File[]): Promise<InspectedModel> {
     return failing(async () => {
       const { parts, weights, weightFiles } = asInput(() => openFilesOfCheckpoint(files));
+      asInput(() => openParts(parts)); // A tokenizer that does not fit should not be found out after the weights were converted.
       return {
         config: parts.config,
         tensors: [...weights.tensors].map(([name, { shape }]) => [name, shape]),
+        parameters: parametersOf(weights),
         sizeBytes: weightFiles.reduce((sum, { size }) => sum + size, 0),
+        keptBytes: keptBytes(weights),
       };
     });
   },
@@ -87,7 +96,7 @@ const api = {
     onProgress: (progress: ImportProgress) => void,
   ): Promise<ModelRecord | null> {
     return failing(async () => {
-      cancelling = false;
+      cancellingModel = false;
       const checkpoint = asInput(() => openFilesOfCheckpoint(files));
       try {
         const tell = resting(onProgress);
@@ -101,9 +110,14 @@ const api = {
 
   deleteModel: (id: string): Promise<void> => failing(async () => deleteModel(await database(), await openFiles(), id)),
 
-  /** Ask the import in progress to end. Of cases nothing is then stored. */
+  /** Ask the import of cases in progress to end. Nothing is then stored. */
   cancelImport(): void {
     cancelling = true;
+  },
+
+  /** Ask the import of a model in progress to end. */
+  cancelModelImport(): void {
+    cancellingModel = true;
   },
 
   deleteDataset: (id: string): Promise<void> => failing(async () => deleteDataset(await database(), id)),
@@ -144,6 +158,7 @@ async function* chunksOf(file: File, onProgress: (doneBytes: number) => void): A
     if (performance.now() - restedMs < REST_EVERY_MS && done < file.size) continue;
     onProgress(done);
     await letMessagesIn();
+    if (cancelling) throw new Cancelled();
     restedMs = performance.now();
   }
 }
@@ -164,14 +179,14 @@ function resting(onProgress: (progress: ImportProgress) => void): (progress: Imp
     if (performance.now() - restedMs < REST_EVERY_MS && progress.doneBytes < progress.totalBytes) return;
     onProgress(progress);
     await letMessagesIn();
+    if (cancellingModel) throw new Cancelled();
     restedMs = performance.now();
   };
 }
 
 /** A stream that is read from memory never lets go by itself: without a rest no cancelling would be heard. */
-async function letMessagesIn(): Promise<void> {
-  await new Promise((resolve) => setTimeout(resolve));
-  if (cancelling) throw new Cancelled();
+function letMessagesIn(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve));
 }
 
 async function testCases({ study, seed }: Recipe): Promise<Case[]> {

@@ -1,13 +1,14 @@
 // Checkpoints that a person brings: looked at, converted into the form that is computed with, opened.
 
 import { createSHA256 } from "hash-wasm";
-import type { ByteSource } from "../src/formats/bytes.ts";
+import type { ByteSink, ByteSource, Weights } from "../src/formats/bytes.ts";
 import { tooShort } from "../src/formats/bytes.ts";
 import { type CheckpointParts, type OpenCheckpoint, openCheckpoint } from "../src/formats/checkpoint.ts";
 import { conversionOf, openKept } from "../src/models/keptWeights.ts";
 import type { Storage } from "../src/models/storage.ts";
 import type { ModelFiles } from "../src/recipes/host.ts";
 import type { Database, ModelRecord } from "../src/storage/database.ts";
+import { Failure } from "../src/storage/failure.ts";
 import type { Files } from "../src/storage/files.ts";
 import { createModel, findModel, putModel, readModel, weightsPath } from "../src/storage/models.ts";
 
@@ -34,11 +35,22 @@ declare class FileReaderSync {
 export function fileSource(file: File, name = file.name): ByteSource {
   const reader = new FileReaderSync();
   const read = (from: number, to: number): Uint8Array => {
-    const bytes = new Uint8Array(reader.readAsArrayBuffer(file.slice(from, to)));
+    const bytes = new Uint8Array(readNow(reader, file, [from, to], name));
     if (bytes.length < to - from) throw tooShort(name, to, from + bytes.length);
     return bytes;
   };
   return { name, size: file.size, read };
+}
+
+function readNow(reader: FileReaderSync, file: File, [from, to]: [number, number], name: string): ArrayBuffer {
+  try {
+    return reader.readAsArrayBuffer(file.slice(from, to));
+  } catch (error) {
+    throw new Failure(
+      "input",
+      `${name} cannot be read any more (${(error as Error).name}): it was moved, changed or taken away. Choose it again.`,
+    );
+  }
 }
 
 export const openFilesOfCheckpoint = (files: File[]): OpenCheckpoint =>
@@ -58,17 +70,13 @@ export async function importModel(
   const conversion = conversionOf(weights, storage);
   const id = await idOf(sources, storage, parts);
   const known = await findModel(database, id);
-  const parameters = [...weights.tensors.values()].reduce(
-    (sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1),
-    0,
-  );
   const record: ModelRecord = known ?? {
     schemaVersion: 1,
     id,
     createdAt: Date.now(),
     name,
     storage,
-    parameters,
+    parameters: parametersOf(weights),
     sources,
     sizeBytes: conversion.size,
     doneBytes: 0,
@@ -84,16 +92,30 @@ export async function importModel(
     sure = written;
     await putModel(database, { ...record, doneBytes: sure });
   };
-  try {
-    await conversion.write(file, from, async (bytes) => {
-      written = bytes;
+  const sink: ByteSink = {
+    async write(bytes) {
+      await file.write(bytes);
+      written += bytes.length;
       if (written - sure >= FLUSH_EVERY_BYTES) await makeSure();
       await tell({ phase: "converting", doneBytes: written, totalBytes: conversion.size });
-    });
+    },
+  };
+  try {
+    await conversion.write(sink, from);
   } finally {
     await makeSure().finally(() => file.close());
   }
   return { ...record, doneBytes: conversion.size };
+}
+
+export function parametersOf({ tensors }: Weights): number {
+  return [...tensors.values()].reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0);
+}
+
+/** How many bytes a checkpoint's weights take when they are kept, in each form. */
+export function keptBytes(weights: Weights): Record<Storage, number> {
+  const bytes = (storage: Storage) => conversionOf(weights, storage).size;
+  return { f32: bytes("f32"), f16: bytes("f16"), int8: bytes("int8"), int4: bytes("int4") };
 }
 
 async function hashed(sources: ByteSource[], tell: Tell): Promise<ModelRecord["sources"]> {

@@ -21,11 +21,8 @@ export interface Conversion {
   size: number;
   /** The greatest number of bytes, at most this, after which the conversion can be taken up again. */
   resumable(bytes: number): number;
-  /**
-   * Write what follows the first `from` bytes, which are `resumable`. `onWritten` is told after each tensor how many bytes
-   * there then are; what it throws ends the conversion.
-   */
-  write(sink: ByteSink, from?: number, onWritten?: (bytes: number) => void | Promise<void>): Promise<void>;
+  /** Write what follows the first `from` bytes, which are `resumable`. */
+  write(sink: ByteSink, from?: number): Promise<void>;
 }
 
 /** Convert a checkpoint's weights. The file is the same whenever and however often it is interrupted. */
@@ -37,12 +34,11 @@ export function conversionOf(weights: Weights, storage: Storage): Conversion {
   return {
     size,
     resumable: (bytes) => ends.findLast((end) => end <= bytes) ?? 0,
-    async write(sink, from = 0, onWritten = () => {}) {
+    async write(sink, from = 0) {
       if (from === 0) await sink.write(head);
       for (const [i, tensor] of ordered.entries()) {
         if (ends[i] < from) continue;
         for (const piece of piecesOf(weights, tensor)) await sink.write(piece);
-        await onWritten(ends[i + 1]);
       }
     },
   };
