@@ -91,14 +91,21 @@ async function* randomBytes(name: string, shape: number[], stream: number): Asyn
   for (let from = 0; from < count; from += PIECE) {
     const values = new Uint16Array(Math.min(PIECE, count - from));
     if (norm) values.fill(ONE);
-    for (let i = 0; !norm && i < values.length; i++) {
-      state ^= state << 13; // xorshift32 (Marsaglia, 2003)
-      state ^= state >>> 17;
-      state ^= state << 5;
-      values[i] = NORMALS[state & 0xffff];
-    }
+    else state = fillWithNormals(values, state);
     yield new Uint8Array(values.buffer);
   }
+}
+
+/** Returns the state to go on with: xorshift32 (Marsaglia, 2003). */
+function fillWithNormals(values: Uint16Array, from: number): number {
+  let state = from;
+  for (let i = 0; i < values.length; i++) {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    values[i] = NORMALS[state & 0xffff];
+  }
+  return state;
 }
 
 const ONE = 0x3f80; // 1 in bf16.
