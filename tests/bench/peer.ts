@@ -1,9 +1,8 @@
 // A training step of a small GPT against jax-js, in one Chromium.
 
-import { join } from "node:path";
 import { chromium, type Page } from "playwright";
-import { build, preview } from "vite";
 import { chromiumArguments, findChromium } from "../../src/cli/chromium.mjs";
+import { servePage } from "../servePage.ts";
 import type { Backend, Row } from "./bench.ts";
 import { type Patience, spreadOf } from "./measure.ts";
 import type { ContestRequest, ContestResult } from "./page/contest.ts";
@@ -17,7 +16,7 @@ export const peer: Row = {
   says: "a training step of a 5M GPT against jax-js in the same Chromium",
   async *run({ browser, patience, root }) {
     if (!browser) return;
-    const served = await servePage(root);
+    const served = await servePage(root, "bench");
     const started = await chromium.launch({ executablePath: findChromium() ?? undefined, args: chromiumArguments });
     try {
       for (const backend of ["wasm", "webgpu"] as const) {
@@ -45,18 +44,4 @@ async function contest(page: Page, backend: Backend, patience: Patience, version
   const where = `${backend === "wasm" ? `wasm, ${threads} threads at most` : `WebGPU, ${device}`}, Chromium ${version}`;
   const common = { row: "peer", what, where, device: software ? "software" : "gpu" } as const;
   return compared(common, "ms", spreadOf(ours), { name: "jax-js", spread: spreadOf(jax) }, 3);
-}
-
-/** Build the page and serve it isolated from other origins, without which there are no threads. */
-async function servePage(root: string): Promise<{ url: string; close: () => Promise<void> }> {
-  const outDir = join(root, ".cache", "bench-page");
-  const shared = {
-    configFile: join(root, "vite.config.ts"),
-    root: join(root, "tests", "bench", "page"),
-    logLevel: "warn",
-  } as const;
-  await build({ ...shared, publicDir: false, build: { outDir, emptyOutDir: true } });
-  const headers = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
-  const server = await preview({ ...shared, build: { outDir }, preview: { port: 0, headers } });
-  return { url: server.resolvedUrls!.local[0], close: () => server.close() };
 }

@@ -5,7 +5,6 @@ import { open } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { type BrowserContext, chromium, type Page } from "playwright";
-import { build, preview } from "vite";
 import { endWith, readArguments, UsageError } from "../../src/cli/arguments.ts";
 import { chromiumArguments, findChromium } from "../../src/cli/chromium.mjs";
 import { diskSource } from "../../src/cli/diskSource.ts";
@@ -18,6 +17,7 @@ import { openCheckpoint } from "../../src/formats/checkpoint.ts";
 import { writeGguf } from "../../src/formats/gguf.ts";
 import { conversionOf, type KeptWeights, openKept } from "../../src/models/keptWeights.ts";
 import { placeRows } from "../../src/engine/packWords.ts";
+import { servePage } from "../servePage.ts";
 import { type HeapWatch, watchHeaps } from "./heaps.ts";
 import type { Imported } from "./page/main.ts";
 import type { Tried } from "./page/try.worker.ts";
@@ -83,7 +83,7 @@ async function verify(folder: string, layers: number, storage: "int4" | "int8"):
     say(`written: ${gigabytes(bytes)} in ${layers} layers, ${seconds((performance.now() - startedMs) / 1000)}`);
   }
   const files = readdirSync(checkpoint).map((name) => join(checkpoint, name));
-  const served = await servePage();
+  const served = await servePage(root, "big");
   const profile = join(folder, "profile");
   const context = await chromium.launchPersistentContext(profile, {
     executablePath: findChromium() ?? undefined,
@@ -182,20 +182,6 @@ async function writeFile(path: string, write: (sink: { write(bytes: Uint8Array):
   } finally {
     await file.close();
   }
-}
-
-/** Build the page and serve it isolated from other origins, without which there are no threads. */
-async function servePage(): Promise<{ url: string; close: () => Promise<void> }> {
-  const outDir = join(root, ".cache", "big-page");
-  const shared = {
-    configFile: join(root, "vite.config.ts"),
-    root: join(root, "tests", "big", "page"),
-    logLevel: "warn",
-  } as const;
-  await build({ ...shared, publicDir: false, build: { outDir, emptyOutDir: true } });
-  const headers = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
-  const server = await preview({ ...shared, build: { outDir }, preview: { port: 0, headers } });
-  return { url: server.resolvedUrls!.local[0], close: () => server.close() };
 }
 
 const seconds = (count: number): string => `${count.toFixed(1)} s`;
