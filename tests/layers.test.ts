@@ -30,7 +30,11 @@ const MAY_IMPORT: Record<string, string[]> = {
   workers: everything,
   cli: everything,
   app: ["protocol", "storage", "recipes"],
+  getModel: ["formats"],
 };
+
+/** The page that talks to a hub sees nothing of what is private: of the storage only plain files and their errors. */
+const GET_MODEL_MAY_IMPORT = ["src/storage/files.ts", "src/storage/failure.ts", "src/app/styles.css"];
 
 const COMPUTES = ["engine", "models", "training", "loar", "evaluation"];
 
@@ -40,10 +44,14 @@ const PACKAGES: [package_: RegExp, allowed: (file: string) => boolean, where: st
   [/^idb$/, (file) => folderOf(file) === "storage", "src/storage"],
   [
     /^comlink$/,
-    (file) => folderOf(file) === "workers" || ["src/app/client.ts", "src/app/thread.ts"].includes(file),
-    "workers and the page's client",
+    (file) =>
+      folderOf(file) === "workers" ||
+      ["src/app/client.ts", "src/app/thread.ts", "src/getModel/client.ts"].includes(file) ||
+      file === "src/getModel/getModel.worker.ts",
+    "workers and the pages' clients",
   ],
-  [/^preact|^@preact\/|^uplot/, (file) => folderOf(file) === "app", "src/app"],
+  [/^preact|^@preact\//, (file) => ["app", "getModel"].includes(folderOf(file)), "the pages"],
+  [/^uplot/, (file) => folderOf(file) === "app", "src/app"],
   [/^node:|^webgpu$/, (file) => folderOf(file) === "cli", "src/cli"],
 ];
 
@@ -111,9 +119,16 @@ describe("every import of src and workers", () => {
         const [from, into] = [folderOf(file), folderOf(to)];
         if (from === into || to === "package.json") return null;
         if (from === "app" && into === "workers") return null; // The next test looks at these.
+        if (from === "getModel" && GET_MODEL_MAY_IMPORT.includes(to)) return null;
         return MAY_IMPORT[from]?.includes(into) ? null : `${from} may not import ${into}`;
       }),
     ).toEqual([]);
+  });
+
+  it("lets the page that talks to a hub reach no database, not even by others", () => {
+    const found = sources.filter((file) => folderOf(file) === "getModel" && reaches(file, isDatabase));
+    expect(found).toEqual([]);
+    expect(reaches("src/app/main.tsx", isDatabase)).toBe(true); // So it would be found.
   });
 
   it("brings into the page no worker but its type and its address, and no recipe that computes", () => {
@@ -122,7 +137,7 @@ describe("every import of src and workers", () => {
         if (to === null || folderOf(file) !== "app" || typeOnly) return null;
         if (folderOf(to) === "workers" && !specifier.endsWith("?worker&url"))
           return "that loads the worker into the page";
-        return folderOf(to) === "recipes" && reaches(to, "engine") ? "that loads the engine into the page" : null;
+        return folderOf(to) === "recipes" && reaches(to, isEngine) ? "that loads the engine into the page" : null;
       }),
     ).toEqual([]);
   });
@@ -167,14 +182,17 @@ it("keeps the assembly's imports within its folder", () => {
   expect(specifiers.filter((specifier) => !/^\.\/\w+$/.test(specifier))).toEqual([]);
 });
 
-/** Whether loading `file` also loads something of `folder`. */
-function reaches(file: string, folder: string, seen = new Set<string>()): boolean {
+const isEngine = (file: string) => folderOf(file) === "engine";
+const isDatabase = (file: string) => file === "src/storage/database.ts";
+
+/** Whether loading `file` also loads one that `isSought`. */
+function reaches(file: string, isSought: (file: string) => boolean, seen = new Set<string>()): boolean {
   if (seen.has(file)) return false;
   seen.add(file);
-  if (folderOf(file) === folder) return true;
+  if (isSought(file)) return true;
   return (imports.get(file) ?? []).some((imported) => {
     const to = target(file, imported);
-    return to !== null && !imported.typeOnly && reaches(to, folder, seen);
+    return to !== null && !imported.typeOnly && reaches(to, isSought, seen);
   });
 }
 
