@@ -1,6 +1,7 @@
 // How many dispatches a step takes on WebGPU, ours and stock, counted where both pass: at WebGPU's own methods. A layer's
 // share is what one layer more adds.
 
+import { gpuBackend } from "../../src/engine/device.ts";
 import { valueAndGradients } from "../../src/engine/gradients.ts";
 import { record } from "../../src/engine/record.ts";
 import * as tf from "../../src/engine/tf.ts";
@@ -34,6 +35,7 @@ export const dispatches: Row = {
   async *run(bench) {
     if (!bench.backends.includes("webgpu")) return;
     await activate("webgpu");
+    gpuBackend().merging = true; // As real GPUs do, whatever this one is.
     const place = placeOf("webgpu", bench);
     const base = ONE_MILLION as DeepSeekConfig;
     const dense: DeepSeekConfig = { ...base, firstKDenseReplace: base.numHiddenLayers + 1 };

@@ -1,6 +1,7 @@
 // A recorded step does what the step itself does, bit for bit, whatever else is computed in between.
 
-import { describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it } from "vitest";
+import { gpuBackend } from "../../src/engine/device.ts";
 import { valueAndGradients } from "../../src/engine/gradients.ts";
 import { adamW, adamWRates, type AdamWState, adamWState, disposeAdamWState } from "../../src/engine/ops/adamW.ts";
 import { headLoss } from "../../src/engine/ops/headLoss.ts";
@@ -75,8 +76,16 @@ function dispose(own: Net): void {
   tf.dispose([own.weights, own.x, own.targets, own.share, own.rates]);
 }
 
-describe.each(["cpu", "wasm", "webgpu"] as const)("a recorded step on %s", (backend) => {
+describe.each([
+  ["cpu", "one by one"],
+  ["wasm", "one by one"],
+  ["webgpu", "one by one"],
+  ["webgpu", "sharing dispatches"],
+] as const)("a recorded step on %s, launches %s", (backend, sharing) => {
   useBackend(backend);
+  beforeAll(() => {
+    if (backend === "webgpu") gpuBackend().merging = sharing === "sharing dispatches";
+  });
 
   it.each([
     ["all weights", [true, true, true, true, true]],

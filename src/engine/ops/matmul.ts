@@ -1,6 +1,7 @@
 // Matrix products in the layouts that training needs: x·Wᵀ forward, dY·W and dYᵀ·x backward. On the GPU sums of several
 // products, packed weights, bias and residual come in one pass, and products of one step in one launch.
 
+import { gpuBackend } from "../device.ts";
 import { allocate, launch, type Kernel } from "../launch.ts";
 import { defineOp, hasKernel, runOp } from "../op.ts";
 import type { PackedFormat } from "../packed.ts";
@@ -146,11 +147,12 @@ export function multiply(product: Product, variant?: Variant): void {
   multiplyAll([product], variant);
 }
 
-/** On the GPU: in order, as many in one launch as have room there and do not wait for one another. */
+/** On the GPU: in order, as many in one launch as have room there, do not wait for one another, and gain by it. */
 export function multiplyAll(products: Product[], variant?: Variant): void {
+  const { merging } = gpuBackend();
   let group: Product[] = [];
   for (const part of products.flatMap(inParts)) {
-    if (!fitTogether([...group, part])) {
+    if (group.length > 0 && !(merging && fitTogether([...group, part]))) {
       launchGroup(group, variant);
       group = [];
     }

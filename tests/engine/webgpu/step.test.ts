@@ -142,6 +142,7 @@ describe("a GPU of the least limits, without any feature", () => {
       requestDevice: (wanted: GPUDeviceDescriptor) => adapter.requestDevice(wanted),
     } as unknown as GPUAdapter);
     expect(gpuBackend().device.limits.maxStorageBuffersPerShaderStage).toBe(8);
+    gpuBackend().merging = true;
     tf.env().set("WEBGPU_CPU_FORWARD", false);
     const errors = gpuErrors().count;
     const { model, optimizer } = training(family);
