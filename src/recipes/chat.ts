@@ -1,13 +1,12 @@
 // A loaded model that answers: the chat box of the page, and a look at a finished run.
 
 import { promptIds, splitReply } from "../data/chat.ts";
-import { checkTokenizerFits, openTokenizer } from "../data/tokenizer.ts";
-import { readConfig } from "../formats/hfConfig.ts";
 import { generate } from "../models/generate.ts";
-import { disposeModel, loadModel, modelSize } from "../models/weights.ts";
+import { disposeModel, loadModelFrom, modelSize } from "../models/weights.ts";
 import type { AnswerMode } from "../protocol/data.ts";
 import type { ModelSize } from "../protocol/report.ts";
-import type { ModelFiles } from "../protocol/run.ts";
+import type { ModelFiles } from "./host.ts";
+import { openParts } from "./openParts.ts";
 
 export interface ReplyOptions {
   maxNewTokens: number;
@@ -39,10 +38,8 @@ export interface Chat {
 
 /** Load a model to talk to. The backend must have been started. The caller disposes of it. */
 export function openChat(files: ModelFiles): Chat {
-  const config = readConfig(files.config);
-  const tokenizer = openTokenizer(files.tokenizer, files.tokenizerConfig);
-  checkTokenizerFits(tokenizer, config.vocabSize);
-  const model = loadModel(config, files.weights);
+  const { config, tokenizer } = openParts(files);
+  const model = loadModelFrom(config, files.weights);
   return {
     size: modelSize(model),
     async reply(question, mode, options, onText, stopping) {
