@@ -5,6 +5,7 @@ import { NOTHING_BESIDE } from "../src/formats/checkpoint.ts";
 import { openSafetensors } from "../src/formats/safetensors.ts";
 import type { ModelFiles } from "../src/recipes/host.ts";
 import { Failure } from "../src/storage/failure.ts";
+import { sha256 } from "../src/storage/files.ts";
 
 /** Where the page is served: workers lie one folder below it, in assets/ when built and in workers/ when not. */
 export const siteUrl = (): URL => new URL("../", self.location.href);
@@ -13,13 +14,26 @@ export const siteUrl = (): URL => new URL("../", self.location.href);
 export async function readBaseModel(name: string, site: URL): Promise<ModelFiles> {
   const folder = new URL(`models/${encodeURIComponent(name)}/`, site);
   const config = await json(folder, "config.json"); // First and alone: where there is no model, nothing large is asked for.
-  const [tokenizer, tokenizerConfig, bytes] = await Promise.all([
+  const [tokenizer, tokenizerConfig, card, bytes] = await Promise.all([
     json(folder, "tokenizer.json"),
     json(folder, "tokenizer_config.json"),
+    get(folder, "README.md").then(
+      (response) => response.text(),
+      () => null, // It can do without.
+    ),
     get(folder, "model.safetensors").then(async (response) => new Uint8Array(await response.arrayBuffer())),
   ]);
   const weights = openSafetensors([sourceOf(bytes, "model.safetensors")]);
-  return { ...NOTHING_BESIDE, config, tokenizer, tokenizerConfig, weights };
+  const source = { name: "model.safetensors", sizeBytes: bytes.length };
+  return {
+    ...NOTHING_BESIDE,
+    config,
+    tokenizer,
+    tokenizerConfig,
+    card,
+    weights,
+    sources: async () => [{ ...source, sha256: await sha256(bytes) }],
+  };
 }
 
 async function json(folder: URL, name: string): Promise<unknown> {

@@ -5,8 +5,7 @@ import wasmUrl from "@tensorflow/tfjs-backend-wasm/dist/tfjs-backend-wasm-simd.w
 import { type BackendChoice, type BackendName, startBackend } from "../src/engine/backend.ts";
 import { onDeviceLost } from "../src/engine/device.ts";
 import type { Tuning } from "../src/engine/tuning.ts";
-import { NOTHING_BESIDE } from "../src/formats/checkpoint.ts";
-import { openSafetensors } from "../src/formats/safetensors.ts";
+import { openCheckpoint } from "../src/formats/checkpoint.ts";
 import type { AnswerMode } from "../src/protocol/data.ts";
 import { parseRecipe, type Recipe } from "../src/protocol/recipe.ts";
 import type { ModelSize } from "../src/protocol/report.ts";
@@ -21,7 +20,7 @@ import { asFailure, Failure } from "../src/storage/failure.ts";
 import { type Files, openFiles } from "../src/storage/files.ts";
 import { runLock, TRAINING, withLock } from "../src/storage/locks.ts";
 import { isLocalModel } from "../src/storage/models.ts";
-import { createRun, filePath, readRun, truncateEvents, updateRun } from "../src/storage/runs.ts";
+import { createRun, filePath, listFiles, readRun, truncateEvents, updateRun } from "../src/storage/runs.ts";
 import { readBaseModel, siteUrl } from "./baseModels.ts";
 import { openEventLog } from "./eventLog.ts";
 import { failing } from "./failing.ts";
@@ -221,18 +220,18 @@ async function readAnyModel(name: string): Promise<ModelFiles> {
   return openLocalModel(database, files, name);
 }
 
+/** Whatever form it was exported in. */
 async function readTunedModel(runId: string): Promise<ModelFiles> {
-  const { files } = await storage();
-  const read = (name: string) => files.read(filePath(runId, `model/${name}`));
-  const json = async (name: string): Promise<unknown> => JSON.parse(new TextDecoder().decode(await read(name)));
-  return {
-    config: await json("config.json"),
-    tokenizer: await json("tokenizer.json"),
-    tokenizerConfig: await json("tokenizer_config.json"),
-    ...NOTHING_BESIDE,
-    weights: openSafetensors([fileSource(await files.file(filePath(runId, "model/model.safetensors")))]),
-  };
+  const { database, files } = await storage();
+  const written = (await listFiles(database, runId)).filter(({ name }) => name.startsWith(TUNED));
+  const sources = written.map(async ({ name }) =>
+    fileSource(await files.file(filePath(runId, name)), name.slice(TUNED.length)),
+  );
+  const { parts, weights } = openCheckpoint(await Promise.all(sources));
+  return { ...parts, weights };
 }
+
+const TUNED = "model/"; // The merged model's folder.
 
 function storage(): Promise<{ database: Database; files: Files }> {
   stores ??= Promise.all([openDatabase(), openFiles()]).then(([database, files]) => ({ database, files }));

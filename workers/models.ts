@@ -148,5 +148,6 @@ async function idOf(sources: ModelRecord["sources"], storage: Storage, parts: Ch
 /** A kept model as a run opens it. Rejects with a sentence if it is not here, or not whole. */
 export async function openLocalModel(database: Database, files: Files, id: string): Promise<ModelFiles> {
   const { record, parts, weights } = await readModel(database, files, id);
-  return { ...(parts as CheckpointParts), weights: openKept(fileSource(weights, record.name), record.storage) };
+  const kept = openKept(fileSource(weights, record.name), record.storage);
+  return { ...(parts as CheckpointParts), weights: kept, sources: async () => record.sources };
 }

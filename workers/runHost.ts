@@ -8,7 +8,7 @@ import type { Database, RunRecord } from "../src/storage/database.ts";
 import { readDataset } from "../src/storage/datasets.ts";
 import { Failure } from "../src/storage/failure.ts";
 import type { Files } from "../src/storage/files.ts";
-import { writeRunFile } from "../src/storage/runs.ts";
+import { openRunFile, removeRunFile } from "../src/storage/runs.ts";
 import { split, textKey } from "../src/data/splits.ts";
 import type { EventLog } from "./eventLog.ts";
 
@@ -33,9 +33,8 @@ export function runHost({ database, files, run, checkpoints, log, readModel, onE
       await checkpoints.save(checkpoint, events);
     },
 
-    async writeFile(name, bytes) {
-      await writeRunFile(database, files, run.id, name, bytes);
-    },
+    openFile: (name) => openRunFile(database, files, run.id, name),
+    removeFile: (name) => removeRunFile(database, files, run.id, name),
 
     onEvent(event) {
       log.add(event);

@@ -9,9 +9,11 @@ import { split } from "../data/splits.ts";
 import type { CaseStudy } from "../protocol/data.ts";
 import type { Recipe } from "../protocol/recipe.ts";
 import type { Checkpoint, RunEvent, RunState } from "../protocol/run.ts";
-import type { ModelFiles, RunHost } from "../recipes/host.ts";
+import type { ModelFiles, NamedFile, RunHost } from "../recipes/host.ts";
+import type { ByteSource } from "../formats/bytes.ts";
 import { openCheckpoint } from "../formats/checkpoint.ts";
 import { UsageError } from "./arguments.ts";
+import type { OpenFile } from "../storage/files.ts";
 import { diskSource } from "./diskSource.ts";
 
 export interface NodeHostOptions {
@@ -31,7 +33,8 @@ export function nodeHost({ recipe, models, data, out, onEvent, stopping }: NodeH
     readModel: (name) => readModel(join(models, name)),
     readStudy: () => readStudy(recipe, data),
     saveCheckpoint: (checkpoint) => saveCheckpoint(out, checkpoint),
-    writeFile: (name, bytes) => writeInside(out, name, bytes),
+    openFile: (name) => openInside(out, name),
+    removeFile: (name) => rm(pathInside(out, name), { force: true }),
     onEvent,
     stopping,
     description: `Node ${process.versions.node} on ${process.platform}, ${process.arch}`,
@@ -44,8 +47,13 @@ async function readModel(folder: string): Promise<ModelFiles> {
   if (!names.includes("config.json") && !names.some((name) => name.endsWith(".gguf"))) {
     throw new UsageError(`There is no base model in ${folder}: config.json is missing. Correct the recipe's "model".`);
   }
-  const { parts, weights } = openCheckpoint(names.map((name) => diskSource(join(folder, name))));
-  return { ...parts, weights };
+  const { parts, weights, weightFiles } = openCheckpoint(names.map((name) => diskSource(join(folder, name))));
+  const hashed = async ({ name, size }: ByteSource): Promise<NamedFile> => {
+    const hash = createHash("sha256");
+    for await (const piece of createReadStream(join(folder, name))) hash.update(piece);
+    return { name, sizeBytes: size, sha256: hash.digest("hex") };
+  };
+  return { ...parts, weights, sources: () => Promise.all(weightFiles.map(hashed)) };
 }
 
 /** The same rows go to the same parts as on the page. */
@@ -125,12 +133,37 @@ async function removeTensors(folder: string, spared: string | null): Promise<voi
   await Promise.all(old.map((name) => rm(join(folder, name))));
 }
 
-async function writeInside(folder: string, name: string, bytes: Uint8Array): Promise<void> {
-  const path = resolve(folder, name);
-  if (!path.startsWith(resolve(folder) + sep))
-    throw new Error(`The file name "${name}" leads out of the run's folder.`);
+/** A file below the folder: under another name until it is whole. */
+async function openInside(folder: string, name: string): Promise<OpenFile> {
+  const path = pathInside(folder, name);
   await mkdir(dirname(path), { recursive: true });
-  await writeToDisk(path, bytes);
+  const unfinished = `${path}.part`;
+  const file = await open(unfinished, "w");
+  const hash = createHash("sha256");
+  let sizeBytes = 0;
+  return {
+    async write(bytes) {
+      await file.writeFile(bytes); // From where the last one ended.
+      hash.update(bytes);
+      sizeBytes += bytes.byteLength;
+    },
+    async close() {
+      await file.sync();
+      await file.close();
+      await rename(unfinished, path);
+      return { sizeBytes, sha256: hash.digest("hex") };
+    },
+    async abort() {
+      await file.close().catch(() => {}); // It may be closed.
+      await rm(unfinished, { force: true });
+    },
+  };
+}
+
+function pathInside(folder: string, name: string): string {
+  const path = resolve(folder, name);
+  if (path.startsWith(resolve(folder) + sep)) return path;
+  throw new Error(`The file name "${name}" leads out of the run's folder.`);
 }
 
 /** Resolves when the bytes are on the disk, not just on their way. */

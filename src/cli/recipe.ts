@@ -4,8 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { startBackend } from "../engine/backend.ts";
 import { reportTable } from "../evaluation/report.ts";
-import type { Recipe } from "../protocol/recipe.ts";
-import { parseRecipe } from "../protocol/recipe.ts";
+import { isSameWork, parseRecipe, type Recipe } from "../protocol/recipe.ts";
 import type { Checkpoint } from "../protocol/run.ts";
 import { builtinRecipes } from "../recipes/builtin.ts";
 import { runRecipe } from "../recipes/run.ts";
@@ -127,7 +126,7 @@ async function checkpointFor(recipe: Recipe, out: string, resume: boolean): Prom
   if (!resume) return null; // One that is there stays until this run's first takes its place.
   const checkpoint = await readCheckpoint(out);
   if (!checkpoint) throw new UsageError(`There is no checkpoint in ${out} to go on from. Run it without --resume.`);
-  if (JSON.stringify(checkpoint.state.recipe) !== JSON.stringify(recipe)) {
+  if (!isSameWork(checkpoint.state.recipe, recipe)) {
     throw new UsageError(
       `The checkpoint in ${out} is of another recipe, budget or seed. Ask for that one, or leave --resume out.`,
     );

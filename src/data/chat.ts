@@ -21,13 +21,11 @@ export function promptIds(
   mode: AnswerMode,
   earlier: readonly Message[] = [],
 ): number[] {
-  const wording = question.trim();
-  if (wording === "") throw new Error("The question is empty. Write one, or leave the row out.");
+  const wording = wordingOf(question);
   const format = formatOf(tokenizer);
   const messages: Message[] = [...earlier, { role: "user", content: wording }];
   const mark = unusedCharacter([format.source, ...messages.map(({ content }) => content)]);
-  const opened = format.prompt(withMarks(tokenizer, messages, mark), mode === "chain");
-  const ids = encodeMarked(tokenizer, mode === "direct" ? withoutThought(tokenizer, opened) : opened, mark);
+  const ids = encodeMarked(tokenizer, promptText(tokenizer, withMarks(tokenizer, messages, mark), mode), mark);
   const { bos } = tokenizer.control;
   if (bos !== null && ids[0] === bos && ids[1] === bos) {
     throw new Error("The chat template begins a conversation twice. Choose the one that came with the model.");
@@ -35,13 +33,28 @@ export function promptIds(
   return ids;
 }
 
+function wordingOf(question: string): string {
+  const wording = question.trim();
+  if (wording === "") throw new Error("The question is empty. Write one, or leave the row out.");
+  return wording;
+}
+
+function promptText(tokenizer: Tokenizer, messages: Message[], mode: AnswerMode): string {
+  const opened = formatOf(tokenizer).prompt(messages, mode === "chain");
+  return mode === "direct" ? withoutThought(tokenizer, opened) : opened;
+}
+
 /** The tokens that answer the prompt of the same mode. */
 export function targetIds(tokenizer: Tokenizer, exchange: Exchange, mode: AnswerMode): number[] {
+  return encodeParts(tokenizer, targetParts(tokenizer, exchange, mode));
+}
+
+function targetParts(tokenizer: Tokenizer, exchange: Exchange, mode: AnswerMode): Part[] {
   const format = formatOf(tokenizer);
   const answer = exchange.answer.trim();
   if (answer === "")
     throw new Error(`"${exchange.question.slice(0, 60)}" has no answer. Add one, or leave the row out.`);
-  if (mode === "direct") return encodeParts(tokenizer, [{ typed: answer }, format.turnEnd]);
+  if (mode === "direct") return [{ typed: answer }, format.turnEnd];
   const chain = exchange.chain?.trim() ?? "";
   if (chain === "") {
     throw new Error(
@@ -49,7 +62,27 @@ export function targetIds(tokenizer: Tokenizer, exchange: Exchange, mode: Answer
     );
   }
   const opening = format.opensThought ? [] : ["<think>\n"];
-  return encodeParts(tokenizer, [...opening, { typed: chain }, "\n</think>\n\n", { typed: answer }, format.turnEnd]);
+  return [...opening, { typed: chain }, "\n</think>\n\n", { typed: answer }, format.turnEnd];
+}
+
+/**
+ * Prompt and target of `exampleOf` as texts, for programs that cut them into tokens by themselves, control tokens in them.
+ *
+ * Null where somebody typed what looks like a control token: those programs would obey it.
+ */
+export function exampleTexts(
+  tokenizer: Tokenizer,
+  exchange: Exchange,
+  mode: AnswerMode,
+): { prompt: string; target: string } | null {
+  const wording = wordingOf(exchange.question);
+  const parts = targetParts(tokenizer, exchange, mode);
+  const typed = [wording, ...parts.flatMap((part) => (typeof part === "string" ? [] : [part.typed]))];
+  if (typed.some((text) => tokenizer.spellOut(text).length > 1)) return null;
+  return {
+    prompt: promptText(tokenizer, [{ role: "user", content: wording }], mode),
+    target: parts.map((part) => (typeof part === "string" ? part : part.typed)).join(""),
+  };
 }
 
 /** Prompt and target as one sequence; each token of the target weighs 1, the prompt nothing. */

@@ -20,10 +20,12 @@ export interface CheckpointParts {
   chatTemplateJson: unknown;
   /** generation_config.json */
   generationConfig: unknown;
+  /** The text of README.md, the model's card. */
+  card: string | null;
 }
 
 /** Where there is nothing but what each checkpoint has. */
-export const NOTHING_BESIDE = { chatTemplate: null, chatTemplateJson: null, generationConfig: null };
+export const NOTHING_BESIDE = { chatTemplate: null, chatTemplateJson: null, generationConfig: null, card: null };
 
 export interface OpenCheckpoint {
   parts: CheckpointParts;
@@ -67,14 +69,18 @@ function readParts(files: ByteSource[]): CheckpointParts {
     if (json !== null) return json;
     throw new Error(`The chosen files have no ${name}. Choose the checkpoint's whole folder.`);
   };
-  const template = files.find(({ name }) => name === "chat_template.jinja");
+  const text = (name: string): string | null => {
+    const file = files.find((one) => one.name === name);
+    return file ? readText(file) : null;
+  };
   return {
     config: needed("config.json"),
     tokenizer: needed("tokenizer.json"),
     tokenizerConfig: needed("tokenizer_config.json"),
-    chatTemplate: template ? readText(template) : null,
+    chatTemplate: text("chat_template.jinja"),
     chatTemplateJson: readJson(files, "chat_template.json"),
     generationConfig: readJson(files, "generation_config.json"),
+    card: text("README.md"),
   };
 }
 

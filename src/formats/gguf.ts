@@ -61,7 +61,13 @@ export interface ModelToWrite {
   /** tokenizer.json and tokenizer_config.json, parsed. */
   tokenizer: unknown;
   tokenizerConfig: unknown;
-  tensors: Weights;
+  tensors: PreparedWeights;
+}
+
+/** Weights that may have to be fetched from where they are, e.g. a GPU, before they can be read. */
+export interface PreparedWeights extends Weights {
+  /** Resolves when these can be read; others may then no longer be. */
+  prepare?(names: string[]): Promise<void>;
 }
 
 /**
@@ -93,11 +99,20 @@ export async function writeGguf(model: ModelToWrite, type: WrittenType, sink: By
       name: placement.name,
       type: stored,
       shape: placement.shape,
-      pieces: () => piecesOf(placement, stored, tensors),
+      pieces: () => preparedPieces(placement, stored, tensors),
     })),
     sink,
   );
   return [...notes, ...tokenizerNotes, ...noteOnTypes(typed, type)];
+}
+
+async function* preparedPieces(
+  placement: Placement,
+  stored: WrittenType,
+  tensors: PreparedWeights,
+): AsyncGenerator<Uint8Array> {
+  await tensors.prepare?.(placement.from);
+  yield* piecesOf(placement, stored, tensors);
 }
 
 /** What config.json calls the types that weights are stored in before quantisation. */

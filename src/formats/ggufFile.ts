@@ -42,7 +42,7 @@ export interface GgufTensorToWrite {
   type: BlockType;
   shape: number[];
   /** Its bytes in pieces, asked for when its turn comes. */
-  pieces: () => Iterable<Uint8Array>;
+  pieces: () => Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
 }
 
 /**
@@ -249,7 +249,7 @@ function placeTensors(cursor: Cursor, infos: Info[], alignment: number): Map<str
 async function writeTensor({ name, type, shape, pieces }: GgufTensorToWrite, sink: ByteSink): Promise<void> {
   const size = sizeOf(type, shape);
   let written = 0;
-  for (const piece of pieces()) {
+  for await (const piece of pieces()) {
     written += piece.length;
     await sink.write(piece);
   }

@@ -81,6 +81,34 @@ export const StageSchema = v.union([
   SftStageSchema,
 ]);
 
+/** What the run leaves for the person to take away, beside the report. */
+export const ExportsSchema = v.object({
+  /** What the weights of checkpoints are written as; f32, if not given: to the last bit what was examined. */
+  dtype: v.optional(v.picklist(["f32", "f16", "bf16"])),
+  /**
+   * What a pruned model is written like. perLayer (if not given): layers keep sizes of their own, which only Espalier loads.
+   * uniform: as every other model, where pruning left all layers alike. padded: with zeros for what was removed.
+   */
+  shape: v.optional(v.picklist(["perLayer", "uniform", "padded"])),
+  /** Most bytes of weights in a file; 5 GB, if not given. */
+  mostShardBytes: v.optional(count(1_000_000, 1_000_000_000_000)),
+  /** Adapters by themselves, with the base that they fit where the run changed it; true, if not given. */
+  adapter: v.optional(v.boolean()),
+  /** GGUF files to write, by the type of their matrices; none, if not given. */
+  gguf: v.optional(v.array(v.picklist(["F32", "F16", "Q8_0", "Q4_0"]))),
+  /**
+   * A folder with which another tool goes on: the model as tuning would begin with it, run files, and the training data,
+   * which leave with it. Only where it is asked for.
+   */
+  handover: v.optional(
+    v.object({
+      tools: v.pipe(v.array(v.picklist(["llamaFactory", "axolotl", "trl"])), v.minLength(1)),
+      /** Whether the run ends there, and the tuning is left to the tools. */
+      thenStop: v.boolean(),
+    }),
+  ),
+});
+
 /** Each stage builds on what the ones before it left. */
 const ORDER = ["score", "prune", "recover", "chains", "sft"];
 
@@ -126,6 +154,7 @@ export const RecipeSchema = v.object({
   /** Training steps between checkpoints. */
   checkpointEvery: count(1, 100_000),
   seed: count(0, 2 ** 31 - 1),
+  exports: v.optional(ExportsSchema),
 });
 
 /** Whether a stage changes the weights, or takes their gradients: they must then be float32. */
@@ -141,12 +170,41 @@ export type ChainsStage = v.InferOutput<typeof ChainsStageSchema>;
 export type SftStage = v.InferOutput<typeof SftStageSchema>;
 export type Stage = v.InferOutput<typeof StageSchema>;
 export type Recipe = v.InferOutput<typeof RecipeSchema>;
+export type Exports = Required<Omit<v.InferOutput<typeof ExportsSchema>, "handover">> &
+  Pick<v.InferOutput<typeof ExportsSchema>, "handover">;
+export type Shape = Exports["shape"];
+export type Handover = NonNullable<Exports["handover"]>;
+export type Tool = Handover["tools"][number];
+
+/** What a recipe exports, with what is done where it does not say. */
+export function exportsOf({ exports = {} }: Recipe): Exports {
+  return { dtype: "f32", shape: "perLayer", mostShardBytes: 5e9, adapter: true, gguf: [], ...exports };
+}
+
+/** Whether two recipes come to the same model, whatever of it is then exported. */
+export function isSameWork(a: Recipe, b: Recipe): boolean {
+  const work = (recipe: Recipe) => JSON.stringify({ ...recipe, exports: undefined });
+  return work(a) === work(b);
+}
+
+/** Whether a stage tunes a model that is otherwise ready. */
+export function isTuning(stage: Stage): stage is ChainsStage | SftStage {
+  return stage.kind === "chains" || stage.kind === "sft";
+}
 
 /** Read a recipe from JSON. Throws one sentence that says where it is wrong. */
 export function parseRecipe(json: unknown): Recipe {
   const result = v.safeParse(RecipeSchema, json);
-  if (result.success) return result.output;
+  if (result.success) return checkedHandover(result.output);
   const [issue] = result.issues;
   const where = v.getDotPath(issue) ?? "the recipe";
   throw new Error(`The recipe is not usable: ${where}: ${issue.message}. Correct that field and run it again.`);
+}
+
+/** Throws where another tool would have nothing to go on with. */
+function checkedHandover(recipe: Recipe): Recipe {
+  if (!recipe.exports?.handover || recipe.stages.some(isTuning)) return recipe;
+  throw new Error(
+    "The recipe is not usable: exports.handover: the settings of its run files come from a stage chains or sft, and there is none. Add one and run it again.",
+  );
 }

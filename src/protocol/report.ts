@@ -119,6 +119,8 @@ export const ReportSchema = v.object({
   evaluations: v.array(EvaluationSchema),
   latency: v.nullable(v.object({ before: LatencySchema, after: LatencySchema })),
   files: v.array(v.object({ name: v.string(), sizeBytes: number, sha256: v.string() })),
+  /** What is to be known of the files, a sentence each. */
+  notes: v.optional(v.array(v.string())),
   seconds: number,
 });
 

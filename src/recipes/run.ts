@@ -19,11 +19,14 @@ import type { Storage } from "../models/storage.ts";
 import { disposeModel, linearSlots, loadModelFrom, modelSize, type NamedTensor } from "../models/weights.ts";
 import {
   type ChainsStage,
-  takesFloatWeights,
+  exportsOf,
+  isSameWork,
+  isTuning,
   type Recipe,
   type RecoverStage,
   type SftStage,
   type Stage,
+  takesFloatWeights,
 } from "../protocol/recipe.ts";
 import type { EvaluationPoint, Report, StageResultKind } from "../protocol/report.ts";
 import type { Checkpoint, RunEnd, RunState } from "../protocol/run.ts";
@@ -38,8 +41,10 @@ import { train } from "../training/train.ts";
 import { trainableWeights } from "../training/trainable.ts";
 import { isUnfrozen, unfrozenLayers } from "../training/unfreeze.ts";
 import { batcher, batchShape, type ModeRule } from "./batching.ts";
-import { exportAdapter, exportModel } from "./exports.ts";
-import type { ModelFiles, RunHost } from "./host.ts";
+import { checkExports } from "./export/forms.ts";
+import { type ExportSource, exportAdapter, exportModel } from "./exports.ts";
+import { handOver } from "./handOver.ts";
+import { type ModelFiles, type RunHost, Stopped } from "./host.ts";
 import { openParts } from "./openParts.ts";
 import { type OpenStudy, openStudy } from "./studies.ts";
 
@@ -65,9 +70,6 @@ interface Run {
   startedMs: number;
 }
 
-/** Thrown inside to leave a run between two steps; the run can go on from its last checkpoint. */
-class Stopped extends Error {}
-
 /**
  * Run a recipe, or go on from a checkpoint. The backend must have been started.
  *
@@ -83,7 +85,9 @@ export async function runRecipe(
   try {
     await evaluateOnce(run, "before");
     while (run.state.stage < recipe.stages.length) {
-      await runStage(run, recipe.stages[run.state.stage]);
+      const stage = recipe.stages[run.state.stage];
+      if (isTuning(stage) && (await leftToOthers(run))) break;
+      await runStage(run, stage);
       run.state.stage += 1;
       run.state.part = "control";
       run.state.step = 0;
@@ -100,13 +104,14 @@ export async function runRecipe(
 }
 
 async function openRun(recipe: Recipe, host: RunHost, backend: BackendChoice, from?: Checkpoint): Promise<Run> {
-  if (from && JSON.stringify(from.state.recipe) !== JSON.stringify(recipe)) {
+  if (from && !isSameWork(from.state.recipe, recipe)) {
     throw new Error("The checkpoint belongs to another recipe. Resume it with its own, or start a new run.");
   }
   const files = await host.readModel(recipe.model);
   const { config: base, tokenizer } = openParts(files);
   const config = from ? readConfig(from.state.config) : base;
   checkMtp(recipe, config);
+  checkExports(config, exportsOf(recipe));
   const storage = storageOf(recipe, files);
   const open = await openStudy(recipe.study, host);
   const startedMs = performance.now() - 1000 * (from?.state.report.seconds ?? 0);
@@ -119,7 +124,9 @@ async function openRun(recipe: Recipe, host: RunHost, backend: BackendChoice, fr
     weights: files.weights,
     storage,
   });
-  const run: Run = { ...shared, model, state: structuredClone(from.state) };
+  const state = { ...structuredClone(from.state), recipe };
+  state.report.recipe = recipe;
+  const run: Run = { ...shared, model, state };
   if (moments.size > 0) {
     const stage = recipe.stages[run.state.stage] as RecoverStage | ChainsStage | SftStage;
     run.optimizer = createOptimizer(trainedBy(stage, model), DEFAULT_OPTIMIZER);
@@ -195,6 +202,16 @@ function firstState(recipe: Recipe, model: Model, backend: BackendChoice, host: 
   };
 }
 
+/** Before the first tuning: write what another tool goes on with, where that is asked for. True if the run ends there. */
+async function leftToOthers(run: Run): Promise<boolean> {
+  const { handover } = exportsOf(run.recipe);
+  if (!handover) return false;
+  const first = run.recipe.stages.findIndex(isTuning) === run.state.stage && run.state.step === 0;
+  const done = run.state.report.files.some(({ name }) => name.startsWith("handover/"));
+  if (first && !done) await handOver(sourceOf(run), handover);
+  return handover.thenStop;
+}
+
 async function runStage(run: Run, stage: Stage): Promise<void> {
   switch (stage.kind) {
     case "score":
@@ -232,7 +249,7 @@ async function score(run: Run, method: "gateFisher" | "meanGradient", cases: num
 }
 
 async function cut(run: Run, share: number): Promise<void> {
-  const { state, host } = run;
+  const { state, host, recipe } = run;
   if (!state.report.plan) {
     if (!state.report.scores) throw new Error("A prune stage needs a score stage before it. Add one to the recipe.");
     const done = beginStage(run, "prune", 0);
@@ -240,6 +257,7 @@ async function cut(run: Run, share: number): Promise<void> {
     const whole = run.model;
     const plan = planByBudget(whole, state.report.scores, share);
     const pruned = prune(whole, plan);
+    checkExportsOf(pruned, recipe);
     const [before, after] = await measureLatency([whole, pruned], latencySetting(whole), (count) =>
       host.onEvent({ type: "measuringLatency", done: count, total: LATENCY.repeats }),
     );
@@ -255,6 +273,16 @@ async function cut(run: Run, share: number): Promise<void> {
     await checkpoint(run);
   }
   await evaluateOnce(run, "pruned");
+}
+
+/** Throws where the model as it is cannot be had in the form asked for, before it is trained in vain. */
+function checkExportsOf(pruned: Model, recipe: Recipe): void {
+  try {
+    checkExports(pruned.config, exportsOf(recipe));
+  } catch (error) {
+    disposeModel(pruned);
+    throw error;
+  }
 }
 
 /** With a control, the same cases are first learned without their chains, by an adapter that is then thrown away. */
@@ -407,7 +435,7 @@ async function evaluateOnce(
       const graded = await askAll(model, tokenizer, cases, mode, open.grader, {
         maxNewTokens: mode === "chain" ? recipe.evaluation.maxNewTokens : shortReply(run),
         batch: recipe.evaluation.batch,
-        eosTokenId: tokenizer.control.eos,
+        eosTokenId: tokenizer.control.ends,
         onProgress: tell,
         stopping: () => host.stopping(),
       });
@@ -454,9 +482,13 @@ async function checkpoint(run: Run): Promise<void> {
 }
 
 /** Write the adapters, with the model they fit, and merge them. */
-async function closeAdapters({ model, files, state, host }: Run): Promise<void> {
-  state.report.files.push(...(await exportAdapter(model, files, state.report, host)));
-  mergeLora(model);
+async function closeAdapters(run: Run): Promise<void> {
+  await exportAdapter(sourceOf(run));
+  mergeLora(run.model);
+}
+
+function sourceOf({ model, files, tokenizer, open, state, host }: Run): ExportSource {
+  return { model, files, tokenizer, study: open.study, report: state.report, host };
 }
 
 async function stopPoint({ host }: Run): Promise<void> {
@@ -468,8 +500,8 @@ async function finish(run: Run): Promise<Report> {
   const { state, host, startedMs } = run;
   const report = state.report;
   report.seconds = (performance.now() - startedMs) / 1000;
-  await closeAdapters(run);
-  await exportModel(run.model, run.files, report, host);
+  await exportAdapter(sourceOf(run));
+  await exportModel(sourceOf(run));
   host.onEvent({ type: "finished", report });
   return report;
 }

@@ -2,6 +2,7 @@
 // Written through synchronous handles, which exist only in workers and in every browser; never from the page.
 
 import { createSHA256 } from "hash-wasm";
+import type { ByteSink } from "../formats/bytes.ts";
 import { Failure, outOfSpace } from "./failure.ts";
 
 const CHUNK_BYTES = 4 * 1024 * 1024;
@@ -20,6 +21,14 @@ export interface WrittenFile {
   sizeBytes: number;
   /** Lower-case hexadecimal. */
   sha256: string;
+}
+
+/** A file that is written piece by piece: it is there once it is closed, and not before. */
+export interface OpenFile extends ByteSink {
+  /** Resolves when the disk has all of it. */
+  close(): Promise<WrittenFile>;
+  /** Leave nothing of it. Also after `close` has failed. */
+  abort(): Promise<void>;
 }
 
 export interface AppendedFile {

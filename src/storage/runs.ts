@@ -1,11 +1,12 @@
 // Runs as they are remembered: the record, what they told, the files they wrote.
 
+import { createSHA256 } from "hash-wasm";
 import type { Recipe } from "../protocol/recipe.ts";
 import type { RunEvent } from "../protocol/run.ts";
 import { allOf, type CheckpointRecord, type Database, type FileRecord, type RunRecord, STRICT } from "./database.ts";
 import { runFolder } from "./checkpoints.ts";
 import { Failure } from "./failure.ts";
-import type { Files } from "./files.ts";
+import type { Files, OpenFile, WrittenFile } from "./files.ts";
 
 export async function createRun(database: Database, recipe: Recipe): Promise<RunRecord> {
   const run: RunRecord = {
@@ -74,19 +75,41 @@ export async function listFiles(database: Database, runId: string): Promise<File
   return database.getAll("files", allOf(runId));
 }
 
-/** Write a file of a run, and only then its record. Replaces one of the same name. */
-export async function writeRunFile(
-  database: Database,
-  files: Files,
-  runId: string,
-  name: string,
-  bytes: Uint8Array,
-): Promise<FileRecord> {
+/** Begin a file of a run, in place of one of the same name. It is recorded when it is closed. */
+export async function openRunFile(database: Database, files: Files, runId: string, name: string): Promise<OpenFile> {
   await database.delete("files", [runId, name]); // While it is being replaced it is not whole.
-  const record: FileRecord = { runId, name, ...(await files.write(filePath(runId, name), [bytes])) };
+  const path = filePath(runId, name);
+  const [file, hash] = await Promise.all([files.append(path, 0), createSHA256()]);
+  let sizeBytes = 0;
+  return {
+    async write(bytes) {
+      await file.write(bytes);
+      hash.update(bytes);
+      sizeBytes += bytes.byteLength;
+    },
+    async close() {
+      file.flush();
+      file.close();
+      const written: WrittenFile = { sizeBytes, sha256: hash.digest("hex") };
+      await putFile(database, { runId, name, ...written });
+      return written;
+    },
+    async abort() {
+      file.close();
+      await files.remove(path);
+    },
+  };
+}
+
+async function putFile(database: Database, record: FileRecord): Promise<void> {
   const transaction = database.transaction("files", "readwrite", STRICT);
   await Promise.all([transaction.store.put(record), transaction.done]);
-  return record;
+}
+
+/** Forget a file of a run. Does nothing when it is not there. */
+export async function removeRunFile(database: Database, files: Files, runId: string, name: string): Promise<void> {
+  await database.delete("files", [runId, name]);
+  await files.remove(filePath(runId, name));
 }
 
 export const filePath = (runId: string, name: string) => `${runFolder(runId)}/files/${name}`;

@@ -99,8 +99,33 @@ describe("the host of a run on the command line", () => {
   });
 
   it("writes files below its folder and nowhere else", async () => {
-    await host().writeFile("model/config.json", new TextEncoder().encode("{}"));
+    const file = await host().openFile("model/config.json");
+    await file.write(new TextEncoder().encode("{"));
+    await file.write(new TextEncoder().encode("}"));
+    expect(await file.close()).toEqual({
+      sizeBytes: 2,
+      sha256: "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+    });
     expect(readFileSync(join(folder, "model", "config.json"), "utf8")).toBe("{}");
-    await expect(host().writeFile("../escaped", new Uint8Array())).rejects.toThrow(/leads out of the run's folder/);
+    await expect(host().openFile("../escaped")).rejects.toThrow(/leads out of the run's folder/);
+  });
+
+  it("keeps the file before until the next one is whole, and nothing of one that was aborted", async () => {
+    const write = async (text: string) => {
+      const file = await host().openFile("report.json");
+      await file.write(new TextEncoder().encode(text));
+      return file;
+    };
+    const text = () => readFileSync(join(folder, "report.json"), "utf8");
+    await (await write("first")).close();
+    const second = await write("second");
+    expect(text()).toBe("first");
+    await second.abort();
+    expect(readdirSync(folder)).toEqual(["report.json"]);
+    await (await write("third")).close();
+    expect(text()).toBe("third");
+    await host().removeFile("report.json");
+    await host().removeFile("report.json");
+    expect(readdirSync(folder)).toEqual([]);
   });
 });

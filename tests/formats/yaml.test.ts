@@ -1,4 +1,4 @@
-import fc from "fast-check";
+import * as fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { parse } from "yaml";
 import { writeYaml, type YamlValue } from "../../src/formats/yaml.ts";
@@ -46,13 +46,13 @@ describe("YAML", () => {
   });
 
   it("is what a person would write", () => {
-    const record = {
+    const record: Record<string, YamlValue> = {
       base_model: "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
       learning_rate: 1e-7,
       tags: ["one thing", "no"],
       datasets: [
         { path: "data/chains.jsonl", segments: [1, 2.5] },
-        { path: "x", empty: [] },
+        { path: "none", empty: [] },
       ],
       kwargs: { min_lr_rate: 0.1 },
     };
@@ -68,7 +68,7 @@ describe("YAML", () => {
         "    segments:",
         "      - 1",
         "      - 2.5",
-        "  - path: x",
+        "  - path: none",
         "    empty: []",
         "kwargs:",
         "  min_lr_rate: 0.1",

@@ -1,5 +1,6 @@
 // A place where recipes run in tests: a tiny random model, and storage in memory that keeps what real storage keeps.
 
+import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { readConfig } from "../../src/formats/hfConfig.ts";
 import { disposeModel, initModel, saveModel } from "../../src/models/weights.ts";
@@ -9,6 +10,7 @@ import { sourceOf } from "../../src/formats/bytes.ts";
 import { NOTHING_BESIDE } from "../../src/formats/checkpoint.ts";
 import { openSafetensors } from "../../src/formats/safetensors.ts";
 import type { ModelFiles, RunHost } from "../../src/recipes/host.ts";
+import type { OpenFile } from "../../src/storage/files.ts";
 import { shippedJson } from "../data/shipped.ts";
 
 const TINY = {
@@ -47,6 +49,8 @@ export async function tinyModelFiles(changes: Record<string, unknown> = {}): Pro
 export class MemoryHost implements RunHost {
   readonly description = "memory";
   readonly files = new Map<string, Uint8Array>();
+  /** Files that were begun and neither closed nor aborted. */
+  readonly open = new Set<string>();
   readonly events: RunEvent[] = [];
   readonly checkpoints: Checkpoint[] = [];
   /** How often the run has asked whether to stop. */
@@ -75,8 +79,23 @@ export class MemoryHost implements RunHost {
     this.checkpoints.push({ state: JSON.parse(JSON.stringify(state)), tensors: tensors.slice() });
   }
 
-  async writeFile(name: string, bytes: Uint8Array): Promise<void> {
-    this.files.set(name, bytes.slice());
+  async openFile(name: string): Promise<OpenFile> {
+    const pieces: Uint8Array[] = [];
+    this.open.add(name);
+    return {
+      write: async (bytes) => void pieces.push(bytes.slice()),
+      close: async () => {
+        const bytes = Uint8Array.from(Buffer.concat(pieces));
+        this.open.delete(name);
+        this.files.set(name, bytes);
+        return { sizeBytes: bytes.length, sha256: createHash("sha256").update(bytes).digest("hex") };
+      },
+      abort: async () => void this.open.delete(name),
+    };
+  }
+
+  async removeFile(name: string): Promise<void> {
+    this.files.delete(name);
   }
 
   onEvent(event: RunEvent): void {

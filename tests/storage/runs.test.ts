@@ -17,8 +17,8 @@ import {
   readEvents,
   readRun,
   truncateEvents,
+  openRunFile,
   updateRun,
-  writeRunFile,
 } from "../../src/storage/runs.ts";
 import { readSettings, writeSettings } from "../../src/storage/settings.ts";
 import { type MemoryFileSystem, memoryFileSystem } from "./memoryFileSystem.ts";
@@ -53,6 +53,12 @@ const cases = (count: number): Case[] =>
     answer: "yes",
     slices: [],
   }));
+
+async function writeFile(id: string, name: string, sizeBytes: number): Promise<void> {
+  const file = await openRunFile(database, files, id, name);
+  await file.write(new Uint8Array(sizeBytes));
+  await file.close();
+}
 
 describe("runs", () => {
   it("are listed newest first, with what has been changed", async () => {
@@ -94,10 +100,10 @@ describe("runs", () => {
 
   it("list only files that were written whole", async () => {
     const { id } = await createRun(database, recipe);
-    await writeRunFile(database, files, id, "adapter/adapter_config.json", new Uint8Array([1, 2, 3]));
-    await writeRunFile(database, files, id, "report.json", new Uint8Array(10));
+    await writeFile(id, "adapter/adapter_config.json", 3);
+    await writeFile(id, "report.json", 10);
     system.disk.capacityBytes = system.disk.usedBytes + 5;
-    await expect(writeRunFile(database, files, id, "report.json", new Uint8Array(100))).rejects.toMatchObject({
+    await expect(writeFile(id, "report.json", 100)).rejects.toMatchObject({
       name: "quota",
     });
     expect((await listFiles(database, id)).map(({ name, sizeBytes }) => [name, sizeBytes])).toEqual([
@@ -105,11 +111,30 @@ describe("runs", () => {
     ]);
   });
 
+  it("hold a file once it is closed, with the hash of its pieces, and nothing of one that was aborted", async () => {
+    const { id } = await createRun(database, recipe);
+    const used = system.disk.usedBytes;
+    const whole = await openRunFile(database, files, id, "model/model.safetensors");
+    await whole.write(new Uint8Array([1, 2]));
+    await whole.write(new Uint8Array([3]));
+    expect(await listFiles(database, id)).toEqual([]);
+    const sha256 = "039058c6f2c0cb492c533b0a4d14ef77cc0f78abccced5287d84a1a2011cfb81";
+    expect(await whole.close()).toEqual({ sizeBytes: 3, sha256 });
+    expect(await listFiles(database, id)).toEqual([
+      { runId: id, name: "model/model.safetensors", sizeBytes: 3, sha256 },
+    ]);
+    const again = await openRunFile(database, files, id, "model/model.safetensors");
+    await again.write(new Uint8Array(9));
+    await again.abort();
+    expect(await listFiles(database, id)).toEqual([]);
+    expect(system.disk.usedBytes).toBe(used);
+  });
+
   it("leave nothing behind when they are deleted", async () => {
     const [gone, kept] = [await createRun(database, recipe), await createRun(database, recipe)];
     for (const { id } of [gone, kept]) {
       await appendEvents(database, id, 0, steps(1, 2));
-      await writeRunFile(database, files, id, "report.json", new Uint8Array(10));
+      await writeFile(id, "report.json", 10);
       await openCheckpoints(database, files, id).save(checkpointAt(2, 5), 2);
     }
     const half = system.disk.usedBytes / 2;
