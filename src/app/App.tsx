@@ -7,6 +7,7 @@ import { FilesPanel } from "./panels/FilesPanel.tsx";
 import { HeaderPanel } from "./panels/HeaderPanel.tsx";
 import { IntroPanel } from "./panels/IntroPanel.tsx";
 import { NoticePanel } from "./panels/NoticePanel.tsx";
+import { ModelsPanel } from "./panels/ModelsPanel.tsx";
 import { PlanPanel } from "./panels/PlanPanel.tsx";
 import { ProgressPanel } from "./panels/ProgressPanel.tsx";
 import { RecipePanel } from "./panels/RecipePanel.tsx";
@@ -40,6 +41,7 @@ export function App({ state, actions }: PanelProps) {
           </div>
           <div class="store">
             <DataPanel state={state} actions={actions} />
+            <ModelsPanel state={state} actions={actions} />
             <RunsPanel state={state} actions={actions} />
           </div>
         </div>

@@ -7,9 +7,11 @@ import type { RunEvent } from "../protocol/run.ts";
 import { type Budget, builtinRecipes } from "../recipes/builtin.ts";
 import { asFailure } from "../storage/failure.ts";
 import type { Settings } from "../storage/settings.ts";
+import { chosenModel, type PlacedFile } from "./chosenFiles.ts";
 import type { Client } from "./client.ts";
-import { advise, type Draft, draftOf, setSkipped, setStage } from "./draft.ts";
+import { type Draft, draftOf, setSkipped, setStage } from "./draft.ts";
 import type { Language } from "./i18n/messages.ts";
+import { choiceOf, recommend, type Storage, unfinishedOf } from "./keeping.ts";
 import { canResume, isAtWork, type KnownRun, type Question, type ShownRun, type Trouble, type Whom } from "./state.ts";
 import type { State } from "./store.ts";
 import { follow, newView, type RunView } from "./view.ts";
@@ -35,9 +37,10 @@ export function createActions(state: State, client: Client) {
   async function open(): Promise<void> {
     const engine = restartEngine();
     await shown(async () => {
-      const [settings, datasets] = await Promise.all([client.settings(), client.datasets()]);
+      const [settings, datasets, models] = await Promise.all([client.settings(), client.datasets(), client.models()]);
       batch(() => {
         state.datasets.value = datasets;
+        state.models.value = models;
         restore(settings);
       });
       await refreshRuns();
@@ -98,13 +101,19 @@ export function createActions(state: State, client: Client) {
   const editStage = (index: number, stage: Stage) => edit(setStage(state.draft.value, index, stage));
   const includeStage = (index: number, include: boolean) => edit(setSkipped(state.draft.value, index, !include));
 
-  /** Take the built-in recipe of this size, for the data that are chosen now. */
+  /** Take the built-in recipe of this size, for the model and the data that are chosen now. */
   function setBudget(budget: Budget): Promise<void> {
-    const { study } = state.draft.value.recipe;
-    const recipe = builtinRecipes.hospital(budget);
-    return edit(
-      draftOf(study.kind === "imported" ? { ...recipe, study, name: state.draft.value.recipe.name } : recipe),
-    );
+    const { study, name, model, storage } = state.draft.value.recipe;
+    const recipe = { ...builtinRecipes.hospital(budget), model, storage };
+    return edit(draftOf(study.kind === "imported" ? { ...recipe, study, name } : recipe));
+  }
+
+  /** Choose a shipped model by its name, or one that is kept by its id. */
+  function chooseModel(model: string): Promise<void> {
+    if (state.question.value.whom === "base" && state.answer.value.status !== "thinking") {
+      state.answer.value = { status: "none" }; // Another model gave it.
+    }
+    return editRecipe(choiceOf(model, state.models.value));
   }
 
   /** Choose the built-in study (null) or an imported data set. */
@@ -125,9 +134,17 @@ export function createActions(state: State, client: Client) {
     });
   }
 
+  async function refreshModels(): Promise<void> {
+    const [models, storageBytes] = await Promise.all([client.models(), client.storageBytes()]);
+    batch(() => {
+      state.models.value = models;
+      state.storageBytes.value = storageBytes;
+    });
+  }
+
   /** Run the recipe as it stands. Resolves when the run has ended, however it did. */
   async function startRun(): Promise<void> {
-    if (isAtWork(state.run.value.status) || advise(state.draft.value)?.canRun === false) return;
+    if (isAtWork(state.run.value.status) || state.advice.value?.canRun === false) return;
     await shown(async () => {
       const record = await client.createRun(state.recipe.value);
       batch(() => {
@@ -239,11 +256,12 @@ export function createActions(state: State, client: Client) {
   async function ask(): Promise<void> {
     const { text, mode, drawn } = state.question.value;
     if (text.trim() === "" || state.answer.value.status === "thinking") return;
-    const { maxNewTokens } = recipeInHand(state).evaluation;
+    const whom = whomOf(state);
+    const { maxNewTokens } = (whom.kind === "base" ? state.recipe.value : recipeInHand(state)).evaluation;
     state.answer.value = { status: "thinking", part: { chain: "", answer: "" }, mode };
     let live = true;
     try {
-      const reply = await client.ask({ whom: whomOf(state), text, mode, maxNewTokens }, (part) => {
+      const reply = await client.ask({ whom, text, mode, maxNewTokens }, (part) => {
         if (live) state.answer.value = { status: "thinking", part, mode };
       });
       live = false;
@@ -307,6 +325,85 @@ export function createActions(state: State, client: Client) {
     });
   }
 
+  // ---- models
+
+  /** Look at a checkpoint's files and ask how to keep it. */
+  async function bringModel(given: PlacedFile[] | Promise<PlacedFile[]>): Promise<void> {
+    const before = state.bringing.value;
+    if (before.status === "looking" || before.status === "importing") return;
+    let name: string | null = null;
+    state.bringing.value = { status: "looking", name };
+    try {
+      const placed = await given;
+      if (placed.length === 0) {
+        state.bringing.value = before;
+        return;
+      }
+      const chosen = chosenModel(placed);
+      name = chosen.name;
+      state.bringing.value = { status: "looking", name };
+      const found = await client.inspectModel(chosen.files);
+      const [plans, freeBytes] = await Promise.all([client.planModel(found), client.freeBytes()]);
+      const recommended = recommend(plans);
+      const [begun] = unfinishedOf(chosen.files, state.models.value);
+      const storage = plans.find((plan) => plan.storage === begun?.storage && plan.fits)?.storage ?? recommended;
+      const named = begun ? { ...chosen, name: begun.name } : chosen;
+      state.bringing.value = { status: "choosing", chosen: named, found, plans, recommended, storage, freeBytes };
+    } catch (error) {
+      state.bringing.value = { status: "failed", name, trouble: troubleOf(error) };
+    }
+  }
+
+  /** How the model that was looked at is to be kept, and what it is to be called. */
+  function chooseKeeping({ storage, name }: { storage?: Storage; name?: string }): void {
+    const bringing = state.bringing.value;
+    if (bringing.status !== "choosing") return;
+    const chosen = { ...bringing.chosen, name: name ?? bringing.chosen.name };
+    state.bringing.value = { ...bringing, chosen, storage: storage ?? bringing.storage };
+  }
+
+  /** Bring the model in as was chosen, or go on with it after it was stopped. */
+  async function importModel(): Promise<void> {
+    const bringing = state.bringing.value;
+    if ((bringing.status !== "choosing" && bringing.status !== "stopped") || !bringing.storage) return;
+    const { chosen, storage } = bringing;
+    state.bringing.value = { status: "importing", chosen, storage, progress: null, stopping: false };
+    let live = true;
+    try {
+      const model = await client.importModel(chosen, storage, (progress) => {
+        const now = state.bringing.value;
+        if (live && now.status === "importing") state.bringing.value = { ...now, progress };
+      });
+      live = false;
+      await refreshModels();
+      state.bringing.value = model ? { status: "brought", model } : { status: "stopped", chosen, storage };
+    } catch (error) {
+      live = false;
+      await shown(refreshModels);
+      state.bringing.value = { status: "failed", name: chosen.name, trouble: troubleOf(error) };
+    }
+  }
+
+  async function cancelModelImport(): Promise<void> {
+    const bringing = state.bringing.value;
+    if (bringing.status !== "importing") return;
+    state.bringing.value = { ...bringing, stopping: true };
+    await shown(() => client.cancelModelImport());
+  }
+
+  function dismissModel(): void {
+    const { status } = state.bringing.value;
+    if (status !== "looking" && status !== "importing") state.bringing.value = { status: "idle" };
+  }
+
+  async function deleteModel(id: string): Promise<void> {
+    await shown(async () => {
+      await client.deleteModel(id);
+      await refreshModels();
+      dismissModel(); // It may speak of this one.
+    });
+  }
+
   return {
     open,
     restartEngine,
@@ -319,6 +416,7 @@ export function createActions(state: State, client: Client) {
     includeStage,
     setBudget,
     chooseData,
+    chooseModel,
     startRun,
     resumeRun,
     stopRun,
@@ -335,14 +433,20 @@ export function createActions(state: State, client: Client) {
     importFile,
     cancelImport,
     deleteDataset,
+    bringModel,
+    chooseKeeping,
+    importModel,
+    cancelModelImport,
+    dismissModel,
+    deleteModel,
   };
 }
 
-/** Whom a question would go to: the shown run's model if it is chosen and there is one, else the base model. */
+/** Whom a question would go to: the shown run's model if it is chosen and there is one, else the recipe's base model. */
 function whomOf(state: State): Whom {
   const run = state.run.value;
   if (state.question.value.whom === "tuned" && run.status === "finished") return { kind: "run", runId: run.runId };
-  return { kind: "base", model: recipeInHand(state).model };
+  return { kind: "base", model: state.recipe.value.model };
 }
 
 /** That of the run that is shown, or else the one being edited. */

@@ -3,15 +3,17 @@
 import { proxy } from "comlink";
 import dataWorkerUrl from "../../workers/data.worker.ts?worker&url";
 import gpuWorkerUrl from "../../workers/gpu.worker.ts?worker&url";
-import type { DataApi, ImportResult } from "../../workers/data.worker.ts";
+import type { DataApi, ImportProgress, ImportResult, InspectedModel } from "../../workers/data.worker.ts";
 import type { GpuApi, SizedReply, Whom } from "../../workers/gpu.worker.ts";
 import type { AnswerMode, Case } from "../protocol/data.ts";
 import type { Recipe } from "../protocol/recipe.ts";
 import type { RunEnd, RunEvent } from "../protocol/run.ts";
+import type { StoragePlan } from "../recipes/planStorage.ts";
 import {
   type Database,
   type DatasetRecord,
   type FileRecord,
+  type ModelRecord,
   openDatabase,
   type RunRecord,
 } from "../storage/database.ts";
@@ -19,9 +21,11 @@ import { listDatasets } from "../storage/datasets.ts";
 import { Failure } from "../storage/failure.ts";
 import { openFiles } from "../storage/files.ts";
 import { heldLocks, runLock } from "../storage/locks.ts";
-import { canSaveFolder, download, saveFolder } from "./save.ts";
+import { listModels } from "../storage/models.ts";
 import { filePath, latestCheckpoint, listFiles, listRuns, readEvents } from "../storage/runs.ts";
 import { readSettings, type Settings } from "../storage/settings.ts";
+import type { ChosenModel } from "./chosenFiles.ts";
+import { canSaveFolder, download, saveFolder } from "./save.ts";
 import type { BackendChoice, KnownRun } from "./state.ts";
 import { Thread } from "./thread.ts";
 
@@ -57,6 +61,19 @@ export interface Client {
   drawCase(recipe: Recipe, seed: number): Promise<Case>;
   isRight(item: Case, answer: string): Promise<boolean>;
 
+  /** Look at a checkpoint's files. Rejects with a sentence if they cannot be used. */
+  inspectModel(files: File[]): Promise<InspectedModel>;
+  /** What it takes of the device, kept in each form. */
+  planModel(found: InspectedModel): Promise<StoragePlan[]>;
+  /** Null when it was cancelled. */
+  importModel(
+    chosen: ChosenModel,
+    storage: ModelRecord["storage"],
+    onProgress: (progress: ImportProgress) => void,
+  ): Promise<ModelRecord | null>;
+  cancelModelImport(): Promise<void>;
+  deleteModel(id: string): Promise<void>;
+
   settings(): Promise<Settings>;
   saveSettings(settings: Settings): Promise<void>;
   /** Newest first. */
@@ -68,8 +85,12 @@ export interface Client {
   /** Write these files into a folder that the person chooses; false if they chose none. To be called from a click. */
   saveFiles(runId: string, names: string[]): Promise<boolean>;
   datasets(): Promise<DatasetRecord[]>;
+  /** Unfinished ones too, newest first. */
+  models(): Promise<ModelRecord[]>;
   /** Bytes of this page's storage; null where the browser does not tell. */
   storageBytes(): Promise<number | null>;
+  /** Bytes it has room for; null where the browser does not tell. */
+  freeBytes(): Promise<number | null>;
 }
 
 export interface ClientEvents {
@@ -119,8 +140,7 @@ export function openClient(events: ClientEvents): Client {
     },
 
     createRun(recipe) {
-      // Asks the browser not to clear this page's storage by itself. It may say no; nothing depends on it.
-      navigator.storage?.persist?.().catch(() => {});
+      askToPersist();
       return gpu().call((api) => api.createRun(recipe));
     },
 
@@ -142,6 +162,14 @@ export function openClient(events: ClientEvents): Client {
     deleteDataset: (id) => data().call((api) => api.deleteDataset(id)),
     drawCase: (recipe, seed) => data().call((api) => api.drawCase(recipe, seed)),
     isRight: (item, answer) => data().call((api) => api.isRight(item, answer)),
+    inspectModel: (files) => data().call((api) => api.inspectModel(files)),
+    planModel: ({ config, tensors }) => gpu().call((api) => api.planModel(config, tensors)),
+    importModel({ files, name }, storage, onProgress) {
+      askToPersist();
+      return data().call((api) => api.importModel(files, name, storage, proxy(onProgress)));
+    },
+    cancelModelImport: () => data().call((api) => api.cancelModelImport()),
+    deleteModel: (id) => data().call((api) => api.deleteModel(id)),
     saveSettings: (settings) => data().call((api) => api.saveSettings(settings)),
 
     settings: async () => readSettings(await records()),
@@ -151,8 +179,20 @@ export function openClient(events: ClientEvents): Client {
     saveFile: async (runId, name) => download(await (await openFiles()).file(filePath(runId, name)), name),
     saveFiles,
     datasets: async () => listDatasets(await records()),
+    models: async () => listModels(await records()),
     storageBytes: async () => (await navigator.storage?.estimate?.())?.usage ?? null,
+    freeBytes,
   };
+}
+
+/** Ask the browser not to clear this page's storage by itself. It may say no; nothing depends on it. */
+function askToPersist(): void {
+  navigator.storage?.persist?.().catch(() => {});
+}
+
+async function freeBytes(): Promise<number | null> {
+  const { quota, usage } = (await navigator.storage?.estimate?.()) ?? {};
+  return quota === undefined || usage === undefined ? null : Math.max(0, quota - usage);
 }
 
 /** Each run with what has become of it: one that says it is running and that no tab holds was cut off. */

@@ -1,6 +1,6 @@
 // The recipe as it is being edited: stages can be left out without losing their settings.
 
-import type { Recipe, Stage } from "../protocol/recipe.ts";
+import { type Recipe, type Stage, takesFloatWeights } from "../protocol/recipe.ts";
 
 export interface Draft {
   /** With all stages, those left out included. */
@@ -9,14 +9,21 @@ export interface Draft {
   skipped: number[];
 }
 
-export type Advice = "nothingToDo" | "pruneNeedsScore" | "recoverWithoutPrune";
+export type Advice = "modelGone" | "nothingToDo" | "pruneNeedsScore" | "recoverWithoutPrune";
 
 export const draftOf = (recipe: Recipe): Draft => ({ recipe, skipped: [] });
 
 /** The recipe that would be run. */
 export function recipeOf({ recipe, skipped }: Draft): Recipe {
-  return { ...recipe, stages: recipe.stages.filter((_, index) => !skipped.includes(index)) };
+  const stages = recipe.stages.filter((stage, index) => !skipped.includes(index) && !isBarred(recipe, stage));
+  return { ...recipe, stages };
 }
+
+/** Weights that are stored small are frozen. */
+export const isFrozen = ({ storage = "f32" }: Recipe): boolean => storage !== "f32";
+
+/** Whether the stage would change weights that are frozen: it is left out for as long as they are. */
+export const isBarred = (recipe: Recipe, stage: Stage): boolean => isFrozen(recipe) && takesFloatWeights(stage);
 
 /** Stages that tune by LoRA go on with one adapter: rank and alpha are those of all of them. */
 export function setStage(draft: Draft, index: number, stage: Stage): Draft {
@@ -39,7 +46,8 @@ export function setSkipped(draft: Draft, index: number, skip: boolean): Draft {
 }
 
 /** What keeps the recipe from being run, or makes it an odd one; null when all is well. */
-export function advise(draft: Draft): { advice: Advice; canRun: boolean } | null {
+export function advise(draft: Draft, modelGone: boolean): { advice: Advice; canRun: boolean } | null {
+  if (modelGone) return { advice: "modelGone", canRun: false };
   const kinds = recipeOf(draft).stages.map((stage) => stage.kind);
   if (kinds.length === 0) return { advice: "nothingToDo", canRun: false };
   const prune = kinds.indexOf("prune");

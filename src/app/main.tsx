@@ -1,6 +1,6 @@
 // Where the page begins.
 
-import { effect } from "@preact/signals";
+import { computed, effect } from "@preact/signals";
 import { render } from "preact";
 import { createActions, firstDraft } from "./actions.ts";
 import { App } from "./App.tsx";
@@ -20,10 +20,18 @@ const actions = createActions(state, client);
 effect(() => {
   document.documentElement.lang = state.language.value === "zh" ? "zh-CN" : "en";
 });
+const atWork = computed(() => isAtWork(state.run.value.status) || state.bringing.value.status === "importing");
 keepAwake(
-  () => isAtWork(state.run.value.status),
-  (changed) => state.run.subscribe(changed),
+  () => atWork.value,
+  (changed) => atWork.subscribe(changed),
 );
+for (const kind of ["dragover", "drop"] as const) {
+  addEventListener(kind, (event) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault(); // A file dropped beside its place would replace the page.
+    event.dataTransfer.dropEffect = "none";
+  });
+}
 
 render(<App state={state} actions={actions} />, document.getElementById("app") as HTMLElement);
 void actions.open();

@@ -1,10 +1,13 @@
 // All that the page can be: one tagged union for each thing that has states.
 
 import type { GpuApi, SizedReply, Whom } from "../../workers/gpu.worker.ts";
-import type { RowError } from "../../workers/data.worker.ts";
+import type { ImportProgress, InspectedModel, RowError } from "../../workers/data.worker.ts";
 import type { AnswerMode, Case } from "../protocol/data.ts";
-import type { CheckpointRecord, DatasetRecord, FileRecord, RunRecord } from "../storage/database.ts";
+import type { StoragePlan } from "../recipes/planStorage.ts";
+import type { CheckpointRecord, DatasetRecord, FileRecord, ModelRecord, RunRecord } from "../storage/database.ts";
 import type { FailureCode } from "../storage/failure.ts";
+import type { ChosenModel } from "./chosenFiles.ts";
+import type { Storage } from "./keeping.ts";
 
 export type BackendChoice = Awaited<ReturnType<GpuApi["start"]>>;
 
@@ -47,6 +50,30 @@ export type Importing =
   | { status: "imported"; dataset: DatasetRecord; skipped: RowError[]; skippedCount: number }
   | { status: "failed"; name: string; trouble: Trouble };
 
+/** A checkpoint on its way into this browser. */
+export type Bringing =
+  | { status: "idle" }
+  /** Its name, once it is known. */
+  | { status: "looking"; name: string | null }
+  | ({ status: "choosing" } & ModelChoice)
+  | { status: "importing"; chosen: ChosenModel; storage: Storage; progress: ImportProgress | null; stopping: boolean }
+  /** Before its end, by the person. */
+  | { status: "stopped"; chosen: ChosenModel; storage: Storage }
+  | { status: "brought"; model: ModelRecord }
+  | { status: "failed"; name: string | null; trouble: Trouble };
+
+/** How to keep it. */
+export interface ModelChoice {
+  chosen: ChosenModel;
+  found: InspectedModel;
+  plans: StoragePlan[];
+  /** Null where none fits. */
+  recommended: Storage | null;
+  storage: Storage | null;
+  /** What this browser has room for; null where it does not tell. */
+  freeBytes: number | null;
+}
+
 export interface Question {
   whom: "base" | "tuned";
   mode: AnswerMode;
@@ -67,4 +94,4 @@ export const canResume = (status: ShownRun["status"]): boolean =>
 
 export const isAtWork = (status: ShownRun["status"]): boolean => status === "running" || status === "stopping";
 
-export type { DatasetRecord, FileRecord, RowError, Whom };
+export type { DatasetRecord, FileRecord, ModelRecord, RowError, StoragePlan, Whom };

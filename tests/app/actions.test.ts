@@ -3,9 +3,16 @@ import { type Actions, createActions, firstDraft } from "../../src/app/actions.t
 import { draftOf } from "../../src/app/draft.ts";
 import type { KnownRun } from "../../src/app/state.ts";
 import { createState, type State } from "../../src/app/store.ts";
+import type { InspectedModel } from "../../workers/data.worker.ts";
 import type { Case } from "../../src/protocol/data.ts";
 import type { RunEvent } from "../../src/protocol/run.ts";
-import type { CheckpointRecord, DatasetRecord, FileRecord, RunRecord } from "../../src/storage/database.ts";
+import type {
+  CheckpointRecord,
+  DatasetRecord,
+  FileRecord,
+  ModelRecord,
+  RunRecord,
+} from "../../src/storage/database.ts";
 import { Failure } from "../../src/storage/failure.ts";
 import type { Settings } from "../../src/storage/settings.ts";
 import { recipe } from "../storage/states.ts";
@@ -40,13 +47,20 @@ let stored: {
   settings: Settings;
   files: FileRecord[];
   datasets: DatasetRecord[];
+  models: ModelRecord[];
 };
 
 beforeEach(() => {
-  stored = { runs: [], events: [], settings: {}, files: [], datasets: [] };
+  stored = { runs: [], events: [], settings: {}, files: [], datasets: [], models: [] };
   recorded = recordedClient({
     settings: () => stored.settings,
     datasets: () => stored.datasets,
+    models: () => stored.models,
+    freeBytes: () => 1e9,
+    cancelModelImport: () => undefined,
+    deleteModel: () => {
+      stored.models = [];
+    },
     runs: () => stored.runs,
     events: () => stored.events,
     files: () => stored.files,
@@ -313,6 +327,146 @@ describe("importing", () => {
     await recorded.fail("importFile", new Failure("input", "There is no answer."));
     await importing;
     expect(state.importing.value).toMatchObject({ status: "failed", name: "rows.csv", trouble: { code: "input" } });
+  });
+});
+
+describe("bringing a model", () => {
+  const config = new File(["{}"], "config.json");
+  const weights = new File(["12345"], "model.safetensors");
+  const folder = [config, weights].map((file) => ({ file, path: `mine/${file.name}` }));
+  const keptBytes = { f32: 400, f16: 200, int8: 120, int4: 70 };
+  const found: InspectedModel = { config: {}, tensors: [["a", [10, 10]]], parameters: 100, sizeBytes: 5, keptBytes };
+  const plans = (["f32", "f16", "int8", "int4"] as const).map((storage) => {
+    const weightBytes = 1e6 * keptBytes[storage];
+    return { storage, weightBytes, tuningBytes: 2 * weightBytes, budgetBytes: 3e8, fits: 2 * weightBytes <= 3e8 };
+  });
+  const whole: ModelRecord = {
+    schemaVersion: 1,
+    id: "local-1",
+    createdAt: 1,
+    name: "mine",
+    storage: "int8",
+    parameters: 100,
+    sources: [{ name: "model.safetensors", sizeBytes: 5, sha256: "00" }],
+    sizeBytes: 120,
+    doneBytes: 120,
+  };
+
+  async function looked(): Promise<void> {
+    await opened();
+    const looking = actions.bringModel(folder);
+    await recorded.answer("storageBytes", 1); // Lets what is under way go on.
+    expect(state.bringing.value).toEqual({ status: "looking", name: "mine" });
+    await recorded.answer("inspectModel", found);
+    await recorded.answer("planModel", plans);
+    await looking;
+  }
+
+  it("looks at the files, then asks how to keep it, with what fits and loses least", async () => {
+    await looked();
+    expect(recorded.given("inspectModel")).toEqual([[config, weights]]);
+    expect(state.bringing.value).toMatchObject({ status: "choosing", recommended: "int8", storage: "int8" });
+    actions.chooseKeeping({ storage: "int4" });
+    actions.chooseKeeping({ name: "ours" });
+    expect(state.bringing.value).toMatchObject({ chosen: { name: "ours" }, storage: "int4", recommended: "int8" });
+    actions.dismissModel();
+    expect(state.bringing.value).toEqual({ status: "idle" });
+  });
+
+  it("shows how far it is, then that it is kept; chosen, it takes the place of the recipe's model", async () => {
+    await looked();
+    const importing = actions.importModel();
+    const [chosen, storage, onProgress] = recorded.given("importModel");
+    expect([chosen.name, storage]).toEqual(["mine", "int8"]);
+    onProgress({ phase: "converting", doneBytes: 1, totalBytes: 2 });
+    expect(state.bringing.value).toMatchObject({ status: "importing", progress: { doneBytes: 1 } });
+    stored.models = [whole];
+    await recorded.answer("importModel", whole);
+    await importing;
+    onProgress({ phase: "converting", doneBytes: 2, totalBytes: 2 }); // Late.
+    expect(state.bringing.value).toEqual({ status: "brought", model: whole });
+    await actions.chooseModel("local-1");
+    expect(state.recipe.value).toMatchObject({ model: "local-1", storage: "int8" });
+    await actions.chooseModel("deepseek-nano");
+    expect(state.recipe.value.storage).toBeUndefined();
+  });
+
+  it("that is cancelled says so and goes on when it is asked to", async () => {
+    await looked();
+    const importing = actions.importModel();
+    await actions.cancelModelImport();
+    expect(state.bringing.value).toMatchObject({ status: "importing", stopping: true });
+    stored.models = [{ ...whole, doneBytes: 60 }];
+    await recorded.answer("importModel", null);
+    await importing;
+    expect(state.bringing.value).toMatchObject({ status: "stopped", storage: "int8" });
+    void actions.importModel();
+    expect(recorded.given("importModel")[1]).toBe("int8");
+    expect(state.bringing.value.status).toBe("importing");
+  });
+
+  it("whose files were brought before goes on in the form it was begun in", async () => {
+    stored.models = [{ ...whole, storage: "int4", name: "before", doneBytes: 60 }];
+    await looked();
+    expect(state.bringing.value).toMatchObject({ storage: "int4", chosen: { name: "before" } });
+  });
+
+  it("that cannot be used says why, and one that fits in no form is not brought in", async () => {
+    await opened();
+    const looking = actions.bringModel(folder);
+    await recorded.answer("storageBytes", 1);
+    await recorded.fail("inspectModel", new Failure("input", "There is no tokenizer.json."));
+    await looking;
+    expect(state.bringing.value).toMatchObject({ status: "failed", name: "mine", trouble: { code: "input" } });
+
+    const again = actions.bringModel(Promise.resolve(folder));
+    await recorded.answer("storageBytes", 1);
+    await recorded.answer("inspectModel", found);
+    await recorded.answer(
+      "planModel",
+      plans.map((plan) => ({ ...plan, budgetBytes: 1, fits: false })),
+    );
+    await again;
+    expect(state.bringing.value).toMatchObject({ status: "choosing", recommended: null, storage: null });
+    await actions.importModel();
+    expect(recorded.verbs()).not.toContain("importModel");
+  });
+
+  it("leaves what it was when no file was chosen", async () => {
+    await opened();
+    await actions.bringModel([]);
+    expect(state.bringing.value).toEqual({ status: "idle" });
+  });
+
+  it("that is deleted keeps the recipe that names it from being run, until another is chosen", async () => {
+    stored.models = [whole];
+    stored.settings = { draft: draftOf({ ...recipe, model: "local-1" }) };
+    await opened();
+    expect(state.advice.value).toBeNull();
+    await actions.deleteModel("local-1");
+    expect(state.advice.value).toEqual({ advice: "modelGone", canRun: false });
+    await actions.startRun();
+    expect(recorded.verbs()).not.toContain("createRun");
+    await actions.chooseModel(recipe.model);
+    expect(state.advice.value).toBeNull();
+  });
+
+  it("keeps its place when another size of the recipe is chosen", async () => {
+    stored.models = [whole];
+    await opened();
+    await actions.chooseModel("local-1");
+    await actions.setBudget("quick");
+    expect(state.draft.value.recipe).toMatchObject({ model: "local-1", storage: "int8" });
+  });
+
+  it("answers questions as the recipe's base model, also while another model's run is shown", async () => {
+    stored.models = [whole];
+    stored.runs = [{ record: { ...record, status: "finished", report }, status: "finished", checkpoint }];
+    await opened();
+    await actions.chooseModel("local-1");
+    actions.setQuestion({ text: "which?", whom: "base" });
+    void actions.ask();
+    expect(recorded.given("ask")[0].whom).toEqual({ kind: "base", model: "local-1" });
   });
 });
 

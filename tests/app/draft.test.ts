@@ -4,7 +4,11 @@ import { advise, draftOf, recipeOf, setSkipped, setStage } from "../../src/app/d
 import { recipe } from "../storage/states.ts";
 
 const draft = draftOf(recipe);
-const skip = (...stages: number[]) => advise(stages.reduce((left, stage) => setSkipped(left, stage, true), draft));
+const skip = (...stages: number[]) =>
+  advise(
+    stages.reduce((left, stage) => setSkipped(left, stage, true), draft),
+    false,
+  );
 
 it("leaves stages out of the run and keeps their settings for when they are taken back", () => {
   const without = setSkipped(setStage(draft, 2, { kind: "recover", steps: 99, batch: 4, learningRate: 1e-3 }), 2, true);
@@ -47,4 +51,29 @@ it("says what keeps a recipe from being run, and what only makes it odd", () => 
   expect(skip(1)).toEqual({ advice: "recoverWithoutPrune", canRun: true });
   expect(skip(0, 1)).toEqual({ advice: "recoverWithoutPrune", canRun: true });
   expect(skip(0, 1, 2)).toEqual({ advice: "nothingToDo", canRun: false });
+});
+
+it("leaves out what frozen weights rule out, for as long as they are frozen", () => {
+  const training = { steps: 5, batch: 2, learningRate: 1e-3 };
+  const whole = draftOf({
+    ...recipe,
+    stages: [
+      ...recipe.stages,
+      { kind: "chains", ...training, rank: 16, alpha: 32, control: true },
+      { kind: "sft", method: "unfreeze", ...training },
+    ],
+  });
+  const skipping = setSkipped(whole, 1, true);
+  const kinds = (storage: "f32" | "int8" | undefined, from = skipping) =>
+    recipeOf({ ...from, recipe: { ...from.recipe, storage } }).stages.map(({ kind }) => kind);
+  expect(kinds("int8")).toEqual(["chains"]);
+  expect(kinds("f32")).toEqual(["score", "recover", "chains", "sft"]);
+  expect(kinds(undefined)).toEqual(["score", "recover", "chains", "sft"]);
+  const byLora = setStage(skipping, 4, { kind: "sft", method: "lora", ...training, rank: 16, alpha: 32 });
+  expect(kinds("int8", byLora)).toEqual(["chains", "sft"]);
+  expect(advise({ ...draft, recipe: { ...draft.recipe, storage: "int8" } }, false)).toEqual({
+    advice: "nothingToDo",
+    canRun: false,
+  });
+  expect(advise(draft, true)).toEqual({ advice: "modelGone", canRun: false });
 });

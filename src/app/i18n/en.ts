@@ -5,6 +5,7 @@ import type { Stage } from "../../protocol/recipe.ts";
 import type { EvaluationPoint, ModelSize, StageResultKind } from "../../protocol/report.ts";
 import type { FailureCode } from "../../storage/failure.ts";
 import type { Advice } from "../draft.ts";
+import type { Storage } from "../keeping.ts";
 
 /** A failure whose code says all; null where the sentence that came with it is the one to show. */
 const failures: Record<FailureCode, string | null> = {
@@ -61,9 +62,18 @@ const sizes: Record<Exclude<keyof ModelSize, "total">, string> = {
 };
 
 const advice: Record<Advice, string> = {
+  modelGone: "The recipe's model is no longer kept in this browser. Choose another, or bring its files again.",
   nothingToDo: "Choose at least one stage.",
   pruneNeedsScore: "Pruning needs scores: switch scoring on, or leave pruning out.",
   recoverWithoutPrune: "Nothing is pruned, so recovery is plain further training.",
+};
+
+/** What becomes of a model that is kept so. */
+const forms: Record<Storage, string> = {
+  f32: "Exact. Can be pruned, and tuned in every way.",
+  f16: "As good as exact. Its weights stay as they are: adapters are tuned on it.",
+  int8: "Hardly any loss. Adapters only, too.",
+  int4: "Some loss, least memory. Adapters only, too.",
 };
 
 /** Kinds of cases that the built-in studies name; others are shown by the name they have. */
@@ -111,6 +121,11 @@ export const en = {
     full: "Full",
     quick: "Quick",
     model: "Base model",
+    kept: (name: string, storage: string) => `${name} (${storage})`,
+    goneModel: "A model that is no longer here",
+    needsFloat: "needs float32",
+    frozen: (storage: string) =>
+      `This model is kept as ${storage}: its weights stay as they are, and stages that would change them are left out. They come back with a model in float32.`,
     data: "Data",
     hospital: "Hospital protocol (built in)",
     hospitalNote: "Generated here, in English and Chinese. A teaching protocol, not medical advice.",
@@ -197,6 +212,7 @@ export const en = {
   intro: {
     title: "What the recipe does",
     lead: "A small DeepSeek model is cut back to what this task needs, then taught to reason about it. Here, in this page.",
+    leadUncut: "A model is taught to reason about this task. Here, in this page.",
   },
   scores: {
     title: "What matters",
@@ -277,6 +293,8 @@ export const en = {
     whom: "Model",
     base: "Base model",
     tuned: "Tuned in this run",
+    askedBase: (name: string) => `It goes to ${name}, the recipe's base model.`,
+    askedTuned: (run: string) => `It goes to the model that the run ${run} made.`,
     mode: "Way of answering",
     question: "Question",
     placeholder: "Type a question, or draw a test case",
@@ -327,6 +345,52 @@ export const en = {
     delete: (name: string) => `Delete ${name}`,
     none: "Nothing imported yet.",
     cases: (count: string) => `${count} cases`,
+  },
+  models: {
+    title: "Models",
+    lead: "Bring a DeepSeek or Qwen2 checkpoint: a folder from Hugging Face or a .gguf file. It is read here and stays here.",
+    shipped: "comes with the page",
+    facts: (parameters: string, storage: string, size: string) => `${parameters} parameters · ${storage} · ${size}`,
+    unfinished: (share: string) => `${share}, bring the files again to go on`,
+    deleteNamed: (name: string, storage: string) => `Delete ${name} (${storage})`,
+    confirm: (name: string, storage: string) => `Delete ${name} (${storage}) with its weights?`,
+    chooseFolder: "Choose a folder…",
+    chooseFiles: "Choose files…",
+    drop: "or drop a folder or files here",
+    lookingAtFiles: "Looking at the files…",
+    looking: (name: string) => `Looking at ${name}…`,
+    found: (name: string, parameters: string, size: string) => `${name}: ${parameters} parameters, ${size} of weights.`,
+    name: "Name",
+    keep: "How to keep it",
+    forms,
+    recommended: "recommended",
+    takes: (weights: string, tuning: string) => `Weights ${weights} · tuning ${tuning}`,
+    fits: "fits",
+    fitsNot: "does not fit",
+    budget: (size: string) => `This device has ${size} for it.`,
+    noBudget: "A GPU does not tell how much memory it has: ordinary ones have 4 to 16 GB.",
+    tuningMeans: "Tuning counts the weights, adapters of rank 16 and one row of 512 tokens at a time.",
+    room: (wanted: string, free: string) => `It takes ${wanted} on the disk; this browser has room for ${free}.`,
+    roomUnknown: (wanted: string) =>
+      `It takes ${wanted} on the disk; this browser does not tell how much it has room for.`,
+    noRoom: (wanted: string, free: string) =>
+      `It takes ${wanted} on the disk, and this browser has room for ${free} only. Delete models or runs that you no longer need, or free disk space, then choose the files again.`,
+    goesOn: (share: string) => `${share} of it is here already: it goes on there.`,
+    tooLarge: (name: string, storage: string, wanted: string, budget: string) =>
+      `${name} does not fit on this device: even kept as ${storage}, tuning takes ${wanted}, and there are ${budget}. Bring a smaller model, or open this page in a browser that offers it a GPU with more memory.`,
+    bring: "Bring it in",
+    cancel: "Cancel",
+    phases: { checking: "checking its files", converting: "converting its weights" },
+    amount: (share: string, done: string, total: string) => `${share}: ${done} of ${total}`,
+    stopping: "stopping…",
+    stopped: (name: string, share: string) => `${name}: stopped at ${share}. What is done is kept.`,
+    stoppedEarly: (name: string) => `${name}: stopped before anything of it was kept.`,
+    goOn: "Go on",
+    brought: (name: string, storage: string) => `${name} is now kept here as ${storage}.`,
+    use: "Choose it in the recipe",
+    used: "Chosen in the recipe",
+    failed: (name: string) => `${name} could not be brought in.`,
+    failedFiles: "The files could not be brought in.",
   },
   runs: {
     title: "Runs in this browser",

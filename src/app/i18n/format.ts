@@ -34,8 +34,8 @@ export function formatsOf(language: Language): Formats {
 const two = (value: number) => String(value).padStart(2, "0");
 
 function make(locale: string): Formats {
-  const number = (options: Intl.NumberFormatOptions) => {
-    const format = new Intl.NumberFormat(locale, options);
+  const number = (options: Intl.NumberFormatOptions, of = locale) => {
+    const format = new Intl.NumberFormat(of, options);
     return (value: number) => format.format(value);
   };
   const fixed = [0, 1, 2, 3].map((digits) => number({ minimumFractionDigits: digits, maximumFractionDigits: digits }));
@@ -53,7 +53,8 @@ function make(locale: string): Formats {
       (value !== 0 && (Math.abs(value) < 1e-3 || Math.abs(value) >= 1e6) ? scientific : precise)(value),
     percent: (share, decimals = 0) => shares[decimals](share),
     change: number({ style: "percent", maximumFractionDigits: 0, signDisplay: "exceptZero" }),
-    short: number({ notation: "compact", maximumSignificantDigits: 3 }),
+    // The field says 1.5B; en-GB would say 1.5bn.
+    short: number({ notation: "compact", maximumSignificantDigits: 3 }, locale === "en-GB" ? "en" : locale),
     bytes(value) {
       if (value < 1000) return `${whole(value)} B`;
       if (value < 1e6) return `${fixed[value < 1e4 ? 1 : 0](value / 1e3)} kB`;

@@ -3,6 +3,7 @@
 import { useId } from "preact/hooks";
 import { type PanelProps, useFormats, useMessages, wordsOf } from "../context.ts";
 import type { AnswerMode } from "../../protocol/data.ts";
+import { isModelGone } from "../keeping.ts";
 import { type Answer, isAtWork, type Question } from "../state.ts";
 import { Card } from "../widgets/Card.tsx";
 import { Choice } from "../widgets/fields.tsx";
@@ -12,7 +13,12 @@ export function ChatPanel({ state, actions }: PanelProps) {
   const [question, answer] = [state.question.value, state.answer.value];
   const training = isAtWork(state.run.value.status);
   const thinking = answer.status === "thinking";
-  const canAsk = state.engine.value.status === "ready" && !training && question.text.trim() !== "";
+  const { recipe } = state.draft.value;
+  const asksBase = question.whom === "base" || state.run.value.status !== "finished";
+  const gone = asksBase && isModelGone(recipe, state.models.value);
+  const canAsk = state.engine.value.status === "ready" && !training && !gone && question.text.trim() !== "";
+  const runName = state.view.value?.recipe.name ?? "";
+  const baseName = state.models.value.find(({ id: known }) => known === recipe.model)?.name ?? recipe.model;
   return (
     <Card title={t.chat.title} lead={training ? t.chat.busy : t.chat.lead} class="chat">
       <form
@@ -41,6 +47,9 @@ export function ChatPanel({ state, actions }: PanelProps) {
             onChange={actions.setMode}
           />
         </div>
+        <p class="quiet asked">
+          {gone ? t.recipe.advice.modelGone : asksBase ? t.chat.askedBase(baseName) : t.chat.askedTuned(runName)}
+        </p>
         <label for={id}>{t.chat.question}</label>
         <textarea
           id={id}

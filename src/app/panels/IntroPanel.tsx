@@ -11,10 +11,17 @@ const EXAMPLE: Branch[] = [
   { heads: [true, true, true, false], experts: [true, true, true, true], channels: null },
 ];
 
+const UNCUT = EXAMPLE.map(({ heads, experts, ...rest }) => ({
+  heads: heads.map(() => true),
+  experts: experts && experts.map(() => true),
+  ...rest,
+}));
+
 export function IntroPanel({ state }: Pick<PanelProps, "state">) {
   const t = useMessages();
+  const prunes = state.recipe.value.stages.some(({ kind }) => kind === "prune");
   return (
-    <Card title={t.intro.title} lead={t.intro.lead} class="intro">
+    <Card title={t.intro.title} lead={prunes ? t.intro.lead : t.intro.leadUncut} class="intro">
       <div class="intro-body">
         <ol class="steps">
           {state.recipe.value.stages.map((stage, index) => (
@@ -25,8 +32,8 @@ export function IntroPanel({ state }: Pick<PanelProps, "state">) {
           ))}
         </ol>
         <figure>
-          <Espalier branches={EXAMPLE} label={t.plan.drawing} />
-          <figcaption class="quiet">{t.plan.key}</figcaption>
+          <Espalier branches={prunes ? EXAMPLE : UNCUT} label={t.plan.drawing} />
+          {prunes && <figcaption class="quiet">{t.plan.key}</figcaption>}
         </figure>
       </div>
     </Card>

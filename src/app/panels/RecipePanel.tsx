@@ -1,19 +1,24 @@
 // The recipe: model, data and stages, and the button that runs it.
 
+import { useId } from "preact/hooks";
 import { type PanelProps, useFormats, useMessages } from "../context.ts";
-import { advise } from "../draft.ts";
+import { isBarred, isFrozen } from "../draft.ts";
 import type { Formats } from "../i18n/format.ts";
 import type { Messages } from "../i18n/messages.ts";
 import type { Recipe, Stage } from "../../protocol/recipe.ts";
 import { type Budget, builtinRecipes } from "../../recipes/builtin.ts";
+import { isModelGone, isWhole, storageNames } from "../keeping.ts";
 import { isAtWork } from "../state.ts";
 import { Card } from "../widgets/Card.tsx";
 import { CheckField, Choice, NumberField, SelectField } from "../widgets/fields.tsx";
+import { shippedModels } from "./ModelsPanel.tsx";
 import { StageFields } from "./StageFields.tsx";
 
 export function RecipePanel({ state, actions }: PanelProps) {
-  const t = useMessages();
+  const [t, id] = [useMessages(), useId()];
   const draft = state.draft.value;
+  const { storage = "f32" } = draft.recipe;
+  const frozen = isFrozen(draft.recipe);
   const atWork = isAtWork(state.run.value.status);
   const fixed = { state, actions, disabled: atWork };
   return (
@@ -38,12 +43,19 @@ export function RecipePanel({ state, actions }: PanelProps) {
               key={index}
               stage={stage}
               included={!draft.skipped.includes(index)}
+              frozen={frozen}
+              barredBy={isBarred(draft.recipe, stage) ? `${id}-frozen` : undefined}
               disabled={atWork}
               onChange={(changed) => void actions.editStage(index, changed)}
               onInclude={(include) => void actions.includeStage(index, include)}
             />
           ))}
         </ol>
+        {frozen && (
+          <p class="quiet" id={`${id}-frozen`}>
+            {t.recipe.frozen(storageNames[storage])}
+          </p>
+        )}
         <EvaluationFields {...fixed} />
         <RunButton state={state} actions={actions} />
       </form>
@@ -66,14 +78,19 @@ function budgetOf(recipe: Recipe): Budget | null {
 
 function ModelField({ state, actions, disabled }: FixedProps) {
   const t = useMessages();
-  const models = [...new Set(Object.values(builtinRecipes).map((recipe) => recipe("full").model))];
+  const { recipe } = state.draft.value;
+  const kept = state.models.value.filter(isWhole).map(({ id, name, storage }) => ({
+    value: id,
+    label: t.recipe.kept(name, storageNames[storage]),
+  }));
+  const gone = isModelGone(recipe, state.models.value) ? [{ value: recipe.model, label: t.recipe.goneModel }] : [];
   return (
     <SelectField
       label={t.recipe.model}
-      value={state.draft.value.recipe.model}
-      options={models.map((model) => ({ value: model, label: model }))}
+      value={recipe.model}
+      options={[...shippedModels.map((model) => ({ value: model, label: model })), ...kept, ...gone]}
       disabled={disabled}
-      onChange={(model) => void actions.editRecipe({ model })}
+      onChange={(model) => void actions.chooseModel(model)}
     />
   );
 }
@@ -163,25 +180,39 @@ function DataFields({ state, actions, disabled }: FixedProps) {
 
 interface StageItemProps {
   stage: Stage;
+  /** By the person. */
   included: boolean;
+  frozen: boolean;
+  /** Id of what says why the stage cannot be run at all, if so. */
+  barredBy: string | undefined;
   disabled: boolean;
   onChange: (stage: Stage) => void;
   onInclude: (include: boolean) => void;
 }
 
-function StageItem({ stage, included, disabled, onChange, onInclude }: StageItemProps) {
+function StageItem({ stage, included, frozen, barredBy, disabled, onChange, onInclude }: StageItemProps) {
   const [t, format] = [useMessages(), useFormats()];
   const name = t.stageKinds[stage.kind];
+  const runs = included && !barredBy;
+  // Fine-tuning by LoRA instead would run.
+  const editable = runs || (included && stage.kind === "sft");
   return (
-    <li class={included ? "stage" : "stage left-out"}>
-      <CheckField label="" name={t.recipe.include(name)} checked={included} disabled={disabled} onChange={onInclude} />
+    <li class={runs ? "stage" : "stage left-out"}>
+      <CheckField
+        label=""
+        name={t.recipe.include(name)}
+        describedBy={barredBy}
+        checked={runs}
+        disabled={disabled || barredBy !== undefined}
+        onChange={onInclude}
+      />
       <details>
         <summary>
           <span class="stage-name">{name}</span>
-          <span class="quiet">{summary(stage, t, format)}</span>
+          <span class="quiet">{barredBy ? t.recipe.needsFloat : summary(stage, t, format)}</span>
         </summary>
         <p class="quiet">{t.stageWhat[stage.kind]}</p>
-        <StageFields stage={stage} disabled={disabled || !included} onChange={onChange} />
+        <StageFields stage={stage} frozen={frozen} disabled={disabled || !editable} onChange={onChange} />
       </details>
     </li>
   );
@@ -257,7 +288,7 @@ function EvaluationFields({ state, actions, disabled }: FixedProps) {
 /** The one button: it runs what stands above it, or stops what is running. */
 function RunButton({ state, actions }: PanelProps) {
   const t = useMessages();
-  const advice = advise(state.draft.value);
+  const advice = state.advice.value;
   const run = state.run.value;
   const ready = state.engine.value.status === "ready" && state.answer.value.status !== "thinking";
   return (

@@ -6,11 +6,13 @@ import { CheckField, NumberField, SelectField } from "../widgets/fields.tsx";
 
 interface StageFieldsProps<S extends Stage = Stage> {
   stage: S;
+  /** The model's weights cannot be changed: adapters alone can be trained. */
+  frozen: boolean;
   disabled: boolean;
   onChange: (stage: Stage) => void;
 }
 
-export function StageFields({ stage, disabled, onChange }: StageFieldsProps) {
+export function StageFields({ stage, frozen, disabled, onChange }: StageFieldsProps) {
   const t = useMessages();
   switch (stage.kind) {
     case "score":
@@ -84,7 +86,7 @@ export function StageFields({ stage, disabled, onChange }: StageFieldsProps) {
               value={stage.method}
               options={[
                 { value: "lora", label: t.stage.lora },
-                { value: "unfreeze", label: t.stage.unfreeze },
+                { value: "unfreeze", label: t.stage.unfreeze, disabled: frozen },
               ]}
               disabled={disabled}
               onChange={(method) => onChange(withMethod(stage, method))}
@@ -108,7 +110,7 @@ function withMethod(
 
 type TrainingStage = Extract<Stage, { steps: number }>;
 
-function TrainingFields({ stage, disabled, onChange }: StageFieldsProps<TrainingStage>) {
+function TrainingFields({ stage, disabled, onChange }: Omit<StageFieldsProps<TrainingStage>, "frozen">) {
   const t = useMessages();
   return (
     <>
@@ -142,7 +144,7 @@ function TrainingFields({ stage, disabled, onChange }: StageFieldsProps<Training
 }
 
 /** What makes a step take less memory or time and leaves its result alone. */
-function MemoryFields({ stage, disabled, onChange }: StageFieldsProps<TrainingStage>) {
+function MemoryFields({ stage, disabled, onChange }: Omit<StageFieldsProps<TrainingStage>, "frozen">) {
   const t = useMessages();
   return (
     <details class="more">
@@ -175,7 +177,7 @@ function MemoryFields({ stage, disabled, onChange }: StageFieldsProps<TrainingSt
 
 type LoraStage = Extract<Stage, { rank: number }>;
 
-function LoraFields({ stage, disabled, onChange }: StageFieldsProps<LoraStage>) {
+function LoraFields({ stage, disabled, onChange }: Omit<StageFieldsProps<LoraStage>, "frozen">) {
   const t = useMessages();
   return (
     <>

@@ -50,10 +50,38 @@ export function NumberField({ label, value, least, most, whole = true, disabled,
   );
 }
 
+interface TextFieldProps {
+  label: string;
+  value: string;
+  onChange: (value: string) => void;
+}
+
+/** A short text; one that is empty is not taken, and put back when the field is left. */
+export function TextField({ label, value, onChange }: TextFieldProps) {
+  const id = useId();
+  return (
+    <div class="field">
+      <label for={id}>{label}</label>
+      <input
+        id={id}
+        type="text"
+        maxLength={80}
+        value={value}
+        onInput={({ currentTarget: input }) => {
+          if (input.value.trim() !== "") onChange(input.value);
+        }}
+        onBlur={({ currentTarget: input }) => {
+          input.value = value;
+        }}
+      />
+    </div>
+  );
+}
+
 interface SelectFieldProps<T extends string> {
   label: string;
   value: T;
-  options: { value: T; label: string }[];
+  options: { value: T; label: string; disabled?: boolean }[];
   disabled?: boolean;
   onChange: (value: T) => void;
 }
@@ -65,7 +93,7 @@ export function SelectField<T extends string>({ label, value, options, disabled,
       <label for={id}>{label}</label>
       <select id={id} value={value} disabled={disabled} onChange={(event) => onChange(event.currentTarget.value as T)}>
         {options.map((option) => (
-          <option key={option.value} value={option.value}>
+          <option key={option.value} value={option.value} disabled={option.disabled}>
             {option.label}
           </option>
         ))}
@@ -78,12 +106,14 @@ interface CheckFieldProps {
   label: ComponentChildren;
   /** Said instead of the visible label where that alone would not tell. */
   name?: string;
+  /** Id of what says more about it. */
+  describedBy?: string;
   checked: boolean;
   disabled?: boolean;
   onChange: (checked: boolean) => void;
 }
 
-export function CheckField({ label, name, checked, disabled, onChange }: CheckFieldProps) {
+export function CheckField({ label, name, describedBy, checked, disabled, onChange }: CheckFieldProps) {
   return (
     <label class="check">
       <input
@@ -91,6 +121,7 @@ export function CheckField({ label, name, checked, disabled, onChange }: CheckFi
         checked={checked}
         disabled={disabled}
         aria-label={name}
+        aria-describedby={describedBy}
         onChange={(event) => onChange(event.currentTarget.checked)}
       />
       <span>{label}</span>
