@@ -8,7 +8,7 @@ import type { Database, RunRecord } from "../src/storage/database.ts";
 import { readDataset } from "../src/storage/datasets.ts";
 import { Failure } from "../src/storage/failure.ts";
 import type { Files } from "../src/storage/files.ts";
-import { openRunFile, removeRunFile } from "../src/storage/runs.ts";
+import { openRunFile, removeRunFile, removeRunFiles } from "../src/storage/runs.ts";
 import { split, textKey } from "../src/data/splits.ts";
 import type { EventLog } from "./eventLog.ts";
 
@@ -35,6 +35,7 @@ export function runHost({ database, files, run, checkpoints, log, readModel, onE
 
     openFile: (name) => openRunFile(database, files, run.id, name),
     removeFile: (name) => removeRunFile(database, files, run.id, name),
+    clearFolder: (name) => removeRunFiles(database, files, run.id, `${name}/`),
 
     onEvent(event) {
       log.add(event);

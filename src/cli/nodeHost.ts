@@ -9,6 +9,7 @@ import { split } from "../data/splits.ts";
 import type { CaseStudy } from "../protocol/data.ts";
 import type { Recipe } from "../protocol/recipe.ts";
 import type { Checkpoint, RunEvent, RunState } from "../protocol/run.ts";
+import { CHECKSUMS } from "../recipes/export/folder.ts";
 import type { ModelFiles, NamedFile, RunHost } from "../recipes/host.ts";
 import type { ByteSource } from "../formats/bytes.ts";
 import { openCheckpoint } from "../formats/checkpoint.ts";
@@ -35,6 +36,7 @@ export function nodeHost({ recipe, models, data, out, onEvent, stopping }: NodeH
     saveCheckpoint: (checkpoint) => saveCheckpoint(out, checkpoint),
     openFile: (name) => openInside(out, name),
     removeFile: (name) => rm(pathInside(out, name), { force: true }),
+    clearFolder: (name) => clearFolder(pathInside(out, name)),
     onEvent,
     stopping,
     description: `Node ${process.versions.node} on ${process.platform}, ${process.arch}`,
@@ -158,6 +160,17 @@ async function openInside(folder: string, name: string): Promise<OpenFile> {
       await rm(unfinished, { force: true });
     },
   };
+}
+
+/** Only what an export lists as its own: a person may keep other files there. */
+async function clearFolder(folder: string): Promise<void> {
+  const list = join(folder, CHECKSUMS);
+  if (!existsSync(list)) return;
+  for (const line of (await readFile(list, "utf8")).split("\n")) {
+    const [, name] = /^[0-9a-f]{64} {2}(.+)$/.exec(line) ?? [];
+    if (name) await rm(pathInside(folder, name), { force: true });
+  }
+  await rm(list);
 }
 
 function pathInside(folder: string, name: string): string {

@@ -29,6 +29,8 @@ export interface RunHost {
   openFile(name: string): Promise<OpenFile>;
   /** Does nothing where there is no such file. */
   removeFile(name: string): Promise<void>;
+  /** Remove what an earlier export has left in a folder. */
+  clearFolder(name: string): Promise<void>;
   onEvent(event: RunEvent): void;
   /** Asked between steps: whether to end after a checkpoint. */
   stopping(): boolean;

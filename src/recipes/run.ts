@@ -5,6 +5,7 @@ import { makeBatch } from "../data/batches.ts";
 import { exampleOf } from "../data/chat.ts";
 import type { Tokenizer } from "../data/tokenizer.ts";
 import { type BackendChoice, TENSORFLOW_VERSION } from "../engine/backend.ts";
+import { isPacked } from "../engine/packed.ts";
 import { nextTask, nextTurn } from "../engine/idle.ts";
 import { giveBackMemory } from "../engine/memory.ts";
 import { askAll } from "../evaluation/answers.ts";
@@ -16,7 +17,7 @@ import { scoreUnits } from "../loar/importance.ts";
 import { copyModel, prune } from "../loar/prune.ts";
 import type { Model } from "../models/decoder.ts";
 import type { Storage } from "../models/storage.ts";
-import { disposeModel, linearSlots, loadModelFrom, modelSize, type NamedTensor } from "../models/weights.ts";
+import { disposeModel, loadModelFrom, modelSize, namedTables, type NamedTensor } from "../models/weights.ts";
 import {
   type ChainsStage,
   exportsOf,
@@ -424,7 +425,7 @@ async function evaluateOnce(
   const { state, recipe, open, tokenizer, host } = run;
   const missing = modes.filter((mode) => !state.report.evaluations.some((e) => e.point === point && e.mode === mode));
   if (missing.length === 0) return;
-  const adapted = linearSlots(run.model).some(({ linear }) => linear.lora);
+  const adapted = loraTensors(run.model).length > 0 && isPlain(run.model);
   const model = adapted ? copyModel(run.model) : run.model;
   if (adapted) mergeLora(model);
   try {
@@ -447,6 +448,11 @@ async function evaluateOnce(
   } finally {
     if (adapted) disposeModel(model);
   }
+}
+
+/** Whether it can be copied and merged into; others are asked with their adapters beside them. */
+function isPlain(model: Model): boolean {
+  return namedTables(model).every(({ table }) => !Array.isArray(table) && !isPacked(table));
 }
 
 /** A direct answer needs no more tokens than the longest answer of the study, its end included. */

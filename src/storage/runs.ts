@@ -112,6 +112,12 @@ export async function removeRunFile(database: Database, files: Files, runId: str
   await files.remove(filePath(runId, name));
 }
 
+/** Forget all files of a run that begin with `prefix`. */
+export async function removeRunFiles(database: Database, files: Files, runId: string, prefix: string): Promise<void> {
+  const names = (await listFiles(database, runId)).map(({ name }) => name).filter((name) => name.startsWith(prefix));
+  for (const name of names) await removeRunFile(database, files, runId, name);
+}
+
 export const filePath = (runId: string, name: string) => `${runFolder(runId)}/files/${name}`;
 
 /** Remove a run and all its bytes. */

@@ -110,6 +110,22 @@ describe("the host of a run on the command line", () => {
     await expect(host().openFile("../escaped")).rejects.toThrow(/leads out of the run's folder/);
   });
 
+  it("clears of a folder what an earlier export lists, and nothing else", async () => {
+    const write = async (name: string, text: string) => {
+      const file = await host().openFile(name);
+      await file.write(new TextEncoder().encode(text));
+      await file.close();
+    };
+    for (const name of ["model/old.safetensors", "model/data/rows.jsonl", "model/mine.txt"]) await write(name, "x");
+    const hash = "0".repeat(64);
+    await write("model/SHA256SUMS", `${hash}  old.safetensors\n${hash}  data/rows.jsonl\n`);
+    await host().clearFolder("model");
+    expect(readdirSync(join(folder, "model"), { recursive: true }).toSorted()).toEqual(["data", "mine.txt"]);
+    await write("model/SHA256SUMS", `${hash}  ../checkpoint.json\n`);
+    await expect(host().clearFolder("model")).rejects.toThrow(/leads out of/);
+    await host().clearFolder("gguf");
+  });
+
   it("keeps the file before until the next one is whole, and nothing of one that was aborted", async () => {
     const write = async (text: string) => {
       const file = await host().openFile("report.json");

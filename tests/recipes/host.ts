@@ -94,6 +94,10 @@ export class MemoryHost implements RunHost {
     };
   }
 
+  async clearFolder(folder: string): Promise<void> {
+    for (const name of this.files.keys()) if (name.startsWith(`${folder}/`)) this.files.delete(name);
+  }
+
   async removeFile(name: string): Promise<void> {
     this.files.delete(name);
   }

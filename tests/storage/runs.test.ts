@@ -16,6 +16,7 @@ import {
   listRuns,
   readEvents,
   readRun,
+  removeRunFiles,
   truncateEvents,
   openRunFile,
   updateRun,
@@ -128,6 +129,14 @@ describe("runs", () => {
     await again.abort();
     expect(await listFiles(database, id)).toEqual([]);
     expect(system.disk.usedBytes).toBe(used);
+  });
+
+  it("are cleared of a folder's files alone", async () => {
+    const { id } = await createRun(database, recipe);
+    for (const name of ["model/a", "model/b/c", "models", "report.json"]) await writeFile(id, name, 5);
+    await removeRunFiles(database, files, id, "model/");
+    expect((await listFiles(database, id)).map(({ name }) => name)).toEqual(["models", "report.json"]);
+    await expect(files.read(filePath(id, "model/a"))).rejects.toMatchObject({ name: "missing" });
   });
 
   it("leave nothing behind when they are deleted", async () => {

@@ -4,6 +4,9 @@ import { nextTask } from "../../engine/idle.ts";
 import type { ByteSink } from "../../formats/bytes.ts";
 import { type NamedFile, type RunHost, Stopped } from "../host.ts";
 
+/** The file that lists the others of a folder, as the tool sha256sum reads it. */
+export const CHECKSUMS = "SHA256SUMS";
+
 export interface Folder {
   /** A small file: bytes, text, or a value as JSON. */
   write(name: string, content: Uint8Array | string | object): Promise<void>;
@@ -21,6 +24,7 @@ export async function writeFolder(
   name: string,
   fill: (folder: Folder) => Promise<void>,
 ): Promise<NamedFile[]> {
+  await host.clearFolder(name); // Files of another form would lie among those of this one.
   const files: NamedFile[] = [];
   const folder: Folder = {
     stream: async (file, pour) => {
@@ -34,7 +38,7 @@ export async function writeFolder(
   };
   try {
     await fill(folder);
-    await folder.write("SHA256SUMS", checksums(name, files));
+    await folder.write(CHECKSUMS, checksums(name, files));
     return files;
   } catch (error) {
     for (const file of files) await host.removeFile(file.name);
@@ -103,7 +107,6 @@ function bytesOf(content: Uint8Array | string | object): Uint8Array {
   return new TextEncoder().encode(typeof content === "string" ? content : `${JSON.stringify(content, null, 2)}\n`);
 }
 
-/** As the tool sha256sum reads them, for those inside the folder. */
 function checksums(folder: string, files: NamedFile[]): string {
   return files.map(({ name, sha256 }) => `${sha256}  ${name.slice(folder.length + 1)}\n`).join("");
 }
