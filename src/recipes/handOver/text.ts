@@ -21,9 +21,11 @@ export function handOverText({ report, tunings, tools, note, leftOut }: HandOver
     `With this folder ${names} can do the tuning of the recipe on GPUs, beginning with the model as Espalier left it.`,
     "**It holds the training data as text.** Treat it as you treat the data, and delete it when it is no longer needed. " +
       "`export HF_HUB_OFFLINE=1` keeps the tools from asking a hub for anything.",
-    `- \`base/\`: the model (made from ${report.recipe.model}).${note ? ` ${note}` : ""}`,
-    ...tools.map(({ title, folder }) => `- \`${folder}/\`: data, settings and requirements for ${title}.`),
-    "- `SHA256SUMS`: `sha256sum -c SHA256SUMS` tells whether all arrived as it was written.",
+    list([
+      `\`base/\`: the model (made from ${report.recipe.model}).${note ? ` ${note}` : ""}`,
+      ...tools.map(({ title, folder }) => `\`${folder}/\`: data, settings and requirements for ${title}.`),
+      "`SHA256SUMS`: `sha256sum -c SHA256SUMS` tells whether all arrived as it was written.",
+    ]),
     "## Runs",
     runTable(tunings),
     "A run after the first goes on with the adapter of the one before." + wholeModelSentence(tunings),
@@ -35,14 +37,14 @@ export function handOverText({ report, tunings, tools, note, leftOut }: HandOver
       ["```", ...tool.commands(tunings), "```"].join("\n"),
     ]),
     "## What is done otherwise than in Espalier",
-    [
+    list([
       ...sharedDifferences(tunings, leftOut),
       ...tools.flatMap((tool) => tool.differences.map((each) => `${tool.title}: ${each}`)),
-    ]
-      .map((difference) => `- ${difference}`)
-      .join("\n"),
+    ]),
   ].join("\n\n")}\n`;
 }
+
+const list = (entries: string[]): string => entries.map((entry) => `- ${entry}`).join("\n");
 
 function runTable(tunings: Tuning[]): string {
   const rows = tunings.map(
@@ -51,7 +53,7 @@ function runTable(tunings: Tuning[]): string {
       lora ? `LoRA, rank ${lora.rank}, alpha ${lora.alpha}` : "all weights",
       steps,
       `${batch} (${atATime} at a time, ${batch / atATime} accumulated)`,
-      `${learningRate}, ${warmUpSteps} steps of warm-up`,
+      `${learningRate}, reached after ${warmUpSteps}`,
       count,
       maxLength,
     ],
@@ -73,7 +75,7 @@ function sharedDifferences(tunings: Tuning[], leftOut: number): string[] {
   const unfreezes = tunings.some((tuning) => !tuning.lora);
   const mixes = tunings.some(({ modes }) => modes.length > 1);
   return [
-    "They compute in bfloat16 with float32 for what is trained; Espalier computes in float32. Losses differ in the third digit.",
+    "They compute in bfloat16 with float32 for what is trained; Espalier computes in float32. Losses come out a little different.",
     "The rows are the same token by token: prompt and answer as the model's own template writes them, `<think>` where it stands here. Loss is on the answer alone, its end included, and every token of it weighs the same.",
     "A step's loss is the mean over its answer tokens, as here, where a tool counts them over all that is accumulated and over all GPUs; older versions average the parts, and short answers then weigh more.",
     "The learning rate rises from 0, here from its first part: the first step does nothing there. Then both fall along a cosine to a tenth of the peak.",
