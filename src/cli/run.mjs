@@ -13,14 +13,17 @@ const RESULTS = join(root, ".cache", "test-results.json");
 
 const [task, ...args] = process.argv.slice(2);
 
+/** Whether the page is built without the one that fetches models. */
+const hospital = args.includes("--hospital");
+
 /** @type {Record<string, () => Promise<void>>} */
 const tasks = {
   start: async () => {
-    await ensurePage();
+    await ensurePage({ hospital });
     await program("serve", ["--dist", join(root, "dist"), ...args]);
   },
   build: async () => {
-    await ensurePage();
+    await ensurePage({ hospital });
     await ensurePrograms();
   },
   types: async () => tool("typescript", "bin/tsc", ["--noEmit", "-p", "."]),

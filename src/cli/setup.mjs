@@ -3,7 +3,16 @@
 
 import { spawnSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join, relative, resolve, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 import { say } from "./say.mjs";
@@ -58,12 +67,39 @@ export function ensureDependencies() {
   npm(["install", "--no-save", "--no-audit", "--no-fund", "--loglevel=error"]);
 }
 
-/** Build the page into dist, unless it was built from these very sources. */
-export async function ensurePage() {
-  await ensureBuilt("page", "dist", async (vite) => {
-    say("Building the page …");
-    await vite.build({ configFile: join(root, "vite.config.ts"), root, logLevel: "warn" });
+/**
+ * Build the page into dist, unless it was built from these very sources.
+ *
+ * @param {{ hospital?: boolean }} [how] for a hospital without the page that fetches models
+ */
+export async function ensurePage({ hospital = false } = {}) {
+  const build = async (/** @type {typeof import("vite")} */ vite) => {
+    say(hospital ? "Building the page for a hospital …" : "Building the page …");
+    await buildPage(vite, join(root, "dist"), hospital);
+  };
+  await ensureBuilt("page", "dist", build, hospital ? " hospital" : "");
+}
+
+/**
+ * Build the page, and beside it the one that fetches models: from a graph of its own, so that the two share no script.
+ *
+ * @param {typeof import("vite")} vite
+ * @param {string} outDir emptied first
+ * @param {boolean} hospital without the second page
+ */
+export async function buildPage(vite, outDir, hospital) {
+  const common = { configFile: join(root, "vite.config.ts"), logLevel: /** @type {const} */ ("warn") };
+  await vite.build({ ...common, root, build: { outDir, emptyOutDir: true } });
+  if (hospital) return;
+  const source = join(root, "src", "getModel");
+  await vite.build({
+    ...common,
+    root: source,
+    publicDir: false,
+    // Not "assets": what lies there, the other page may start as a worker.
+    build: { outDir: join(outDir, "get-model"), emptyOutDir: true, assetsDir: "code" },
   });
+  appendFileSync(join(outDir, "_headers"), readFileSync(join(source, "_headers")));
 }
 
 /** Bundle the programs into .cache/cli, unless they were bundled from these very sources. */
@@ -119,10 +155,11 @@ async function bundle(vite, input, outDir) {
  * @param {string} name of the build, for its stamp
  * @param {string} outDir where it goes
  * @param {(vite: typeof import("vite")) => Promise<void>} build
+ * @param {string} how it is built, if there are several ways
  */
-async function ensureBuilt(name, outDir, build) {
+async function ensureBuilt(name, outDir, build, how = "") {
   const stamp = join(root, ".cache", `${name}.sources`);
-  const sources = hashOfSources();
+  const sources = hashOfSources() + how;
   if (existsSync(join(root, outDir)) && existsSync(stamp) && readFileSync(stamp, "utf8") === sources) return;
   rmSync(stamp, { force: true }); // A build that breaks off must not pass for the one before.
   await build(await import("vite"));

@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import { createServer } from "node:http";
 import { extname, join, normalize, sep } from "node:path";
-import { SECURITY_HEADERS } from "./headers.ts";
+import { GET_MODEL_FOLDER, GET_MODEL_HEADERS, SECURITY_HEADERS } from "./headers.ts";
 
 const MIME_TYPES: Record<string, string> = {
   ".css": "text/css; charset=utf-8",
@@ -83,6 +83,7 @@ async function answer(folder: string, request: IncomingMessage, response: Server
   if (file === null || bytes === null) {
     return send(response, 404, "text/plain; charset=utf-8", "There is no such file.");
   }
+  for (const [name, value] of Object.entries(headersOf(folder, file))) response.setHeader(name, value);
   const etag = `"${createHash("sha256").update(bytes).digest("base64url")}"`;
   response.setHeader("ETag", etag);
   response.setHeader("Cache-Control", cacheControl(folder, file));
@@ -108,9 +109,15 @@ function isHidden(name: string): boolean {
   return name.startsWith(".");
 }
 
-/** Vite puts a hash of the content into the names under assets, so those never change. */
+/** What is not there carries the strict ones, wherever it is not. */
+function headersOf(folder: string, file: string): Readonly<Record<string, string>> {
+  return file.startsWith(join(folder, GET_MODEL_FOLDER) + sep) ? GET_MODEL_HEADERS : SECURITY_HEADERS;
+}
+
+/** Vite puts a hash of the content into the names in these folders, so those never change. */
 function cacheControl(folder: string, file: string): string {
-  return file.startsWith(join(folder, "assets") + sep) ? "public, max-age=31536000, immutable" : "no-cache";
+  const hashed = [join(folder, "assets"), join(folder, GET_MODEL_FOLDER, "code")];
+  return hashed.some((one) => file.startsWith(one + sep)) ? "public, max-age=31536000, immutable" : "no-cache";
 }
 
 async function readFileOrNull(file: string): Promise<Buffer | null> {
@@ -130,7 +137,9 @@ function send(
   body: Buffer | string = "",
   headOnly = false,
 ): void {
-  for (const [name, value] of Object.entries(SECURITY_HEADERS)) response.setHeader(name, value);
+  for (const [name, value] of Object.entries(SECURITY_HEADERS)) {
+    if (!response.hasHeader(name)) response.setHeader(name, value);
+  }
   if (type) {
     response.setHeader("Content-Type", type);
     response.setHeader("Content-Length", Buffer.byteLength(body));

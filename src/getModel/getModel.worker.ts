@@ -33,7 +33,7 @@ const api = {
   run(job: Job, onProgress: (progress: JobProgress) => void): Promise<Job | "paused" | { trouble: Trouble }> {
     working = new AbortController();
     const { signal } = working;
-    const tell = seldom(onProgress);
+    const { tell, end } = seldom(onProgress);
     return orTrouble(async () => {
       try {
         const estimate = () => navigator.storage.estimate();
@@ -41,6 +41,8 @@ const api = {
       } catch (error) {
         if (signal.aborted) return "paused" as const;
         throw error;
+      } finally {
+        end();
       }
     });
   },
@@ -56,13 +58,23 @@ const api = {
 export type GetModelApi = typeof api;
 expose(api);
 
-/** Tells at once when something changes, and otherwise now and then. */
-function seldom(onProgress: (progress: JobProgress) => void): (progress: JobProgress) => void {
-  let [toldMs, told] = [0, ""];
-  return (progress) => {
-    const what = `${progress.path} ${progress.phase}`;
-    if (what === told && performance.now() - toldMs < TELL_EVERY_MS) return;
-    [toldMs, told] = [performance.now(), what];
-    onProgress(progress);
+/** Tells at once when something changes, and otherwise now and then; what was told last is the latest, until the end. */
+function seldom(onProgress: (progress: JobProgress) => void) {
+  let [told, latest]: [JobProgress | null, JobProgress | null] = [null, null];
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const end = (): void => {
+    clearTimeout(timer);
+    timer = undefined;
   };
+  const tellNow = (): void => {
+    end();
+    if (latest) onProgress(latest);
+    told = latest;
+  };
+  const tell = (progress: JobProgress): void => {
+    latest = progress;
+    if (progress.path !== told?.path || progress.phase !== told.phase) tellNow();
+    else timer ??= setTimeout(tellNow, TELL_EVERY_MS);
+  };
+  return { tell, end };
 }

@@ -10,14 +10,29 @@ export const HUB = "https://huggingface.co";
 export const ChecksumSchema = v.object({
   /** "git": SHA-1 over the file as git stores it, which the hub has for what is not in its large file storage. */
   algorithm: v.picklist(["sha256", "git"]),
-  hex: v.string(),
+  hex: v.pipe(v.string(), v.regex(/^[0-9a-f]{40,64}$/)),
   /** Who says so: this page, or the hub itself. */
   saidBy: v.picklist(["page", "hub"]),
 });
 export type Checksum = v.InferOutput<typeof ChecksumSchema>;
 
-export const HubFileSchema = v.object({ path: v.string(), sizeBytes: v.number(), checksum: ChecksumSchema });
+const NAME = "[A-Za-z0-9][\\w.-]{0,95}";
+const REPOSITORY = new RegExp(`^(${NAME}/${NAME})(?:@([\\w./-]{1,100}))?$`);
+const COMMIT = /^[0-9a-f]{40}$/;
+
+/** What Espalier reads of a checkpoint, and its licence and card. Names only: a path with folders is something else. */
+const WANTED =
+  /^(?:(?:config|generation_config|tokenizer|tokenizer_config|chat_template|model\.safetensors\.index)\.json|chat_template\.jinja|[A-Za-z0-9][\w.-]*\.(?:safetensors|gguf)|LICEN[CS]E[\w.-]*|README\.md)$/;
+
+const sizeSchema = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+export const HubFileSchema = v.object({
+  path: v.pipe(v.string(), v.regex(WANTED)),
+  sizeBytes: sizeSchema,
+  checksum: ChecksumSchema,
+});
 export type HubFile = v.InferOutput<typeof HubFileSchema>;
+export const RepositorySchema = v.pipe(v.string(), v.regex(new RegExp(`^${NAME}/${NAME}$`)));
+export const CommitSchema = v.pipe(v.string(), v.regex(COMMIT));
 
 /** A repository at one commit. */
 export interface Snapshot {
@@ -27,22 +42,13 @@ export interface Snapshot {
   files: HubFile[];
 }
 
-const NAME = "[A-Za-z0-9][\\w.-]{0,95}";
-const REPOSITORY = new RegExp(`^(${NAME}/${NAME})(?:@([\\w./-]{1,100}))?$`);
-const COMMIT = /^[0-9a-f]{40}$/;
-
-/** What Espalier reads of a checkpoint, and its licence and card. Names only: a path with folders is something else. */
-const WANTED =
-  /^(?:(?:config|generation_config|tokenizer|tokenizer_config|chat_template|model\.safetensors\.index)\.json|chat_template\.jinja|[\w.-]+\.(?:safetensors|gguf)|LICEN[CS]E[\w.-]*|README\.md)$/;
-
-const InfoSchema = v.object({ sha: v.pipe(v.string(), v.regex(COMMIT)) });
+const InfoSchema = v.object({ sha: CommitSchema });
 const sha256Schema = v.pipe(v.string(), v.regex(/^[0-9a-f]{64}$/));
-const sizeSchema = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 const EntrySchema = v.object({
   type: v.string(),
   path: v.string(),
   size: sizeSchema,
-  oid: v.pipe(v.string(), v.regex(COMMIT)),
+  oid: CommitSchema,
   lfs: v.optional(v.object({ oid: sha256Schema, size: sizeSchema })),
 });
 

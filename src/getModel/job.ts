@@ -4,7 +4,7 @@
 import * as v from "valibot";
 import type { Files } from "../storage/files.ts";
 import { type FileProgress, fetchFile, keptBytes } from "./fetchFile.ts";
-import { addressOf, type HubFile, HubFileSchema } from "./hub.ts";
+import { addressOf, CommitSchema, type HubFile, HubFileSchema, RepositorySchema } from "./hub.ts";
 import type { Patience } from "./request.ts";
 import { Troubled } from "./trouble.ts";
 
@@ -14,8 +14,8 @@ const RECORD = `${FOLDER}/job.json`;
 
 const JobSchema = v.object({
   schemaVersion: v.literal(1),
-  repository: v.string(),
-  commit: v.string(),
+  repository: RepositorySchema,
+  commit: CommitSchema,
   files: v.array(v.object({ ...HubFileSchema.entries, whole: v.boolean() })),
 });
 export type Job = v.InferOutput<typeof JobSchema>;

@@ -3,7 +3,7 @@ import { request } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { SECURITY_HEADERS } from "../../src/cli/headers.ts";
+import { GET_MODEL_HEADERS, SECURITY_HEADERS } from "../../src/cli/headers.ts";
 import type { Listening } from "../../src/cli/staticServer.ts";
 import { fileFor, serveFolder } from "../../src/cli/staticServer.ts";
 
@@ -21,6 +21,9 @@ beforeAll(async () => {
   writeFileSync(join(folder, "assets", "main-4f2a.js"), "export {};");
   writeFileSync(join(folder, "assets", "kernels-77aa.wasm"), new Uint8Array([0, 97, 115, 109]));
   writeFileSync(join(folder, "models", "nano", "model.safetensors"), new Uint8Array([1, 2, 3]));
+  mkdirSync(join(folder, "get-model", "code"), { recursive: true });
+  writeFileSync(join(folder, "get-model", "index.html"), "<!doctype html>");
+  writeFileSync(join(folder, "get-model", "code", "worker-1a2b.js"), "export {};");
   writeFileSync(join(folder, ".hidden"), "not for others");
   writeFileSync(join(parent, "secret.txt"), "not for others");
   listening = await serveFolder(folder, { port: 0, host });
@@ -62,6 +65,25 @@ describe("the server of the built page", () => {
       expect(response.headers[name.toLowerCase()]).toBe(value);
     }
   });
+
+  it.each(["/get-model/", "/get-model/code/worker-1a2b.js"])(
+    "lets %s, and nothing else, talk to the hub",
+    async (path) => {
+      const { status, headers } = await rawGet(path);
+      expect(status).toBe(200);
+      for (const [name, value] of Object.entries(GET_MODEL_HEADERS)) expect(headers[name.toLowerCase()]).toBe(value);
+      expect(headers["cache-control"]).toBe(path.endsWith("/") ? "no-cache" : "public, max-age=31536000, immutable");
+    },
+  );
+
+  it.each(["/get-model", "/get-model/missing.js", "/get-model/../index.html", "/get-modelx", "/assets/main-4f2a.js"])(
+    "keeps the strict headers on %s",
+    async (path) => {
+      const { headers } = await rawGet(path);
+      expect(headers["content-security-policy"]).toBe(SECURITY_HEADERS["Content-Security-Policy"]);
+      expect(headers["connection-allowlist"]).toBe(SECURITY_HEADERS["Connection-Allowlist"]);
+    },
+  );
 
   it.each([
     "/../secret.txt",

@@ -229,10 +229,10 @@ describe("a download", () => {
   });
 
   it("goes on where an answer ended too early, and where nothing came for a while", async () => {
-    local.faults.set("model.safetensors", [{ endAfter: 70_000 }, "silence"]);
+    local.faults.set("model.safetensors", [{ endAfter: 70_000 }, { stallAfter: 0 }, { stallAfter: 5000 }]);
     const { result } = await fetchAll({ silenceMs: 150 });
     expect(isWhole(result)).toBe(true);
-    expect(rangesOf("model.safetensors")).toEqual([undefined, "bytes=70000-", "bytes=70000-"]);
+    expect(rangesOf("model.safetensors")).toEqual([undefined, "bytes=70000-", "bytes=70000-", "bytes=75000-"]);
     expect(await isStored("model.safetensors", WEIGHTS)).toBe(true);
   });
 

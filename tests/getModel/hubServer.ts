@@ -10,7 +10,7 @@ import type { AddressInfo } from "node:net";
 export type Fault =
   | { cutAfter: number } // The connection breaks after so many bytes.
   | { endAfter: number } // The answer ends properly, but too early.
-  | "silence" // It answers and sends nothing.
+  | { stallAfter: number } // After so many bytes nothing comes any more.
   | "busy" // Status 503.
   | "noRange" // It sends everything, whatever was asked for.
   | "wrongBytes"
@@ -110,8 +110,9 @@ function serve(response: ServerResponse, bytes: Uint8Array, range: string | unde
   if (from > 0) response.setHeader("Content-Range", `bytes ${from}-${bytes.byteLength - 1}/${bytes.byteLength}`);
   const endAfter = typeof fault === "object" && "endAfter" in fault ? fault.endAfter : body.byteLength;
   response.writeHead(from > 0 ? 206 : 200, { "Content-Length": endAfter, "Content-Type": "application/octet-stream" });
-  if (fault === "silence") {
+  if (typeof fault === "object" && "stallAfter" in fault) {
     response.flushHeaders();
+    response.write(body.subarray(0, fault.stallAfter));
     return;
   }
   if (typeof fault === "object" && "cutAfter" in fault) {
