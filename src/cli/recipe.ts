@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { startBackend } from "../engine/backend.ts";
 import { reportTable } from "../evaluation/report.ts";
-import { isSameWork, parseRecipe, type Recipe } from "../protocol/recipe.ts";
+import { type Handover, isSameWork, parseRecipe, type Recipe } from "../protocol/recipe.ts";
 import type { Checkpoint } from "../protocol/run.ts";
 import { builtinRecipes } from "../recipes/builtin.ts";
 import { runRecipe } from "../recipes/run.ts";
@@ -30,6 +30,7 @@ const HELP = `Run a recipe: score, prune, recover, teach, tune, measure, export.
   --models DIR       holds the base models, one folder each (public/models)
   --out DIR          where the report, the adapter and the model go (runs/NAME)
   --resume           go on from the checkpoint in that folder
+  --handover         prepare a folder for LLaMA-Factory, axolotl and TRL instead of tuning here; the data go into it
   --backend NAME     webgpu, wasm or cpu; without it the best this machine has
   --json             print the report as one JSON object instead of tables
   --help             this text
@@ -45,6 +46,7 @@ const options = {
   models: { type: "string" },
   out: { type: "string" },
   resume: { type: "boolean", default: false },
+  handover: { type: "boolean", default: false },
   backend: { type: "string" },
   json: { type: "boolean", default: false },
   help: { type: "boolean", short: "h", default: false },
@@ -58,7 +60,8 @@ await endWith(async () => {
     process.stdout.write(HELP);
     return 0;
   }
-  const recipe = chooseRecipe(positionals, values.budget, values.seed);
+  const chosen = chooseRecipe(positionals, values.budget, values.seed);
+  const recipe = values.handover ? handedOver(chosen) : chosen;
   const prefer = values.backend === undefined ? undefined : oneOf("backend", values.backend, BACKENDS);
   const out = values.out === undefined ? join("runs", folderName(recipe.name)) : fromCaller(values.out);
   const from = await checkpointFor(recipe, out, values.resume);
@@ -92,7 +95,9 @@ await endWith(async () => {
     return STOPPED;
   }
   await removeCheckpoint(out);
-  write({ text: `The report, the adapter and the model are in ${out}.`, stays: true });
+  const tuned = values.handover ? "handover/, the report and the model" : "the report, the adapter and the model";
+  write({ text: `In ${out} are ${tuned}.`, stays: true });
+  for (const note of end.report.notes ?? []) write({ text: note, stays: true });
   process.stdout.write(values.json ? `${JSON.stringify(end.report)}\n` : reportTable(end.report));
   return 0;
 });
@@ -108,6 +113,16 @@ function chooseRecipe(names: string[], budget: string | undefined, seed: string 
   if (!builtin && budget !== undefined) throw new UsageError("--budget is for built-in recipes; a file says itself.");
   const recipe = builtin ? builtin(oneOf("budget", budget ?? "full", BUDGETS)) : readRecipe(path);
   return seed === undefined ? recipe : { ...recipe, seed: wholeNumber("seed", seed, 0, 2 ** 31 - 1) };
+}
+
+/** What comes before tuning is done here, tuning by other tools. */
+function handedOver(recipe: Recipe): Recipe {
+  const handover: Handover = { tools: ["llamaFactory", "axolotl", "trl"], thenStop: true };
+  try {
+    return parseRecipe({ ...recipe, exports: { ...recipe.exports, handover } });
+  } catch (error) {
+    throw new UsageError((error as Error).message);
+  }
 }
 
 function readRecipe(path: string): Recipe {

@@ -131,4 +131,31 @@ describe("npm run recipe", () => {
     expect(resumed.stderr).not.toContain("[2/5");
     expect(lasting(v.parse(ReportSchema, JSON.parse(resumed.stdout)))).toEqual(lasting(report));
   }, 240_000);
+
+  it("with --handover ends before tuning, with a folder for other tools", async () => {
+    const { code, stdout, stderr } = await command(["tiny.json", "--json", "--handover", "--out", "cluster"]);
+    expect(code, stderr).toBe(0);
+    expect(stderr).toContain(
+      "In cluster are handover/, the report and the model.".replace("cluster", join(folder, "cluster")),
+    );
+    expect(stderr).toContain("it holds the training data as text");
+    const { stages, recipe: own } = v.parse(ReportSchema, JSON.parse(stdout));
+    expect(stages.map(({ kind }) => kind)).toEqual(["score", "prune", "recover"]);
+    expect(own.exports?.handover?.thenStop).toBe(true);
+    for (const name of [
+      "base/config.json",
+      "llamafactory/chains.yaml",
+      "axolotl/sft.yaml",
+      "trl/train.py",
+      "README.md",
+    ]) {
+      expect(existsSync(join(folder, "cluster", "handover", name)), name).toBe(true);
+    }
+    writeFileSync(join(folder, "untuned.json"), JSON.stringify({ ...recipe, stages: recipe.stages.slice(0, 3) }));
+    const refused = await command(["untuned.json", "--handover"]);
+    expect([refused.code, refused.stderr]).toEqual([
+      2,
+      expect.stringContaining("a stage chains or sft, and there is none"),
+    ]);
+  }, 120_000);
 });
