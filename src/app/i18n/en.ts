@@ -370,11 +370,12 @@ export const en = {
     budget: (size: string) => `This device has ${size} for it.`,
     noBudget: "A GPU does not tell how much memory it has: ordinary ones have 4 to 16 GB.",
     tuningMeans: "Tuning counts the weights, adapters of rank 16 and one row of 512 tokens at a time.",
-    room: (wanted: string, free: string) => `It takes ${wanted} on the disk; this browser has room for ${free}.`,
+    room: (wanted: string, free: string) =>
+      `It takes ${wanted} on the disk; this browser says that it has room for ${free}.`,
     roomUnknown: (wanted: string) =>
       `It takes ${wanted} on the disk; this browser does not tell how much it has room for.`,
     noRoom: (wanted: string, free: string) =>
-      `It takes ${wanted} on the disk, and this browser has room for ${free} only. Delete models or runs that you no longer need, or free disk space, then choose the files again.`,
+      `It takes ${wanted} on the disk, and this browser says that it has room for ${free} only. Delete models or runs that you no longer need, or free disk space; else it may have to stop on the way.`,
     goesOn: (share: string) => `${share} of it is here already: it goes on there.`,
     tooLarge: (name: string, storage: string, wanted: string, budget: string) =>
       `${name} does not fit on this device: even kept as ${storage}, tuning takes ${wanted}, and there are ${budget}. Bring a smaller model, or open this page in a browser that offers it a GPU with more memory.`,

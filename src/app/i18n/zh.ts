@@ -334,10 +334,10 @@ export const zh: Messages = {
     budget: (size) => `此设备可用 ${size}。`,
     noBudget: "GPU 不会透露自己有多少内存：普通的有 4 到 16 GB。",
     tuningMeans: "“微调”包括权重、秩为 16 的适配器，以及每次计算的一行 512 个词元。",
-    room: (wanted, free) => `将占用磁盘 ${wanted}；浏览器还有 ${free} 空间。`,
+    room: (wanted, free) => `将占用磁盘 ${wanted}；浏览器称还有 ${free} 空间。`,
     roomUnknown: (wanted) => `将占用磁盘 ${wanted}；浏览器没有透露还有多少空间。`,
     noRoom: (wanted, free) =>
-      `将占用磁盘 ${wanted}，而浏览器只有 ${free} 空间。请删除不再需要的模型或运行，或释放磁盘空间，然后重新选择文件。`,
+      `将占用磁盘 ${wanted}，而浏览器称只有 ${free} 空间。请删除不再需要的模型或运行，或释放磁盘空间，否则可能中途停止。`,
     goesOn: (share) => `其中 ${share} 已在本机：将从那里继续。`,
     tooLarge: (name, storage, wanted, budget) =>
       `此设备放不下 ${name}：即使以 ${storage} 保存，微调也需要 ${wanted}，而可用的只有 ${budget}。请导入更小的模型，或在能使用更大内存 GPU 的浏览器中打开本页面。`,

@@ -52,7 +52,7 @@ export function KeepingForm({ choice, models, actions }: KeepingFormProps) {
       )}
       <div class="buttons">
         {storage !== null && (
-          <button type="submit" class="primary" disabled={!hasRoom(choice, storage, models)}>
+          <button type="submit" class="primary">
             {t.models.bring}
           </button>
         )}
@@ -103,7 +103,7 @@ function Option({ plan, checked, recommended, onChoose }: OptionProps) {
       />
       <div>
         <label for={id}>
-          <strong>{storageNames[storage]}</strong>
+          <strong>{storageNames[storage]}</strong>{" "}
           {recommended && <span class="verdict right">{t.models.recommended}</span>}
         </label>
         <div id={`${id}-more`} class="quiet">
@@ -129,23 +129,14 @@ interface RoomProps {
   models: ModelRecord[];
 }
 
-/** What of it is here from an earlier attempt. */
-const begunOf = ({ chosen }: ModelChoice, storage: Storage, models: ModelRecord[]): ModelRecord | undefined =>
-  unfinishedOf(chosen.files, models).find((model) => model.storage === storage);
-
-const wantedBytes = (choice: ModelChoice, storage: Storage, models: ModelRecord[]): number =>
-  choice.found.keptBytes[storage] - (begunOf(choice, storage, models)?.doneBytes ?? 0);
-
-const hasRoom = (choice: ModelChoice, storage: Storage, models: ModelRecord[]): boolean =>
-  choice.freeBytes === null || wantedBytes(choice, storage, models) <= choice.freeBytes;
-
-/** Of the disk. */
+/** Of the disk, as far as the browser tells the truth: some always say ten gigabytes, so it keeps nobody from trying. */
 function Room({ choice, storage, models }: RoomProps) {
   const [t, format] = [useMessages(), useFormats()];
-  const begun = begunOf(choice, storage, models);
-  const wanted = format.bytes(wantedBytes(choice, storage, models));
+  const begun = unfinishedOf(choice.chosen.files, models).find((model) => model.storage === storage);
+  const wantedBytes = choice.found.keptBytes[storage] - (begun?.doneBytes ?? 0);
+  const wanted = format.bytes(wantedBytes);
   const free = choice.freeBytes === null ? null : format.bytes(choice.freeBytes);
-  const enough = hasRoom(choice, storage, models);
+  const enough = choice.freeBytes === null || wantedBytes <= choice.freeBytes;
   return (
     <p class={enough ? "quiet" : "bad"} role="status">
       {free === null

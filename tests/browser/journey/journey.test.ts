@@ -3,60 +3,32 @@
 
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync } from "node:fs";
-import { createRequire } from "node:module";
 import { join } from "node:path";
-import type { Browser, Locator, Page } from "playwright";
+import type { Locator, Page } from "playwright";
 import * as v from "valibot";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { ensurePage, root } from "../../../src/cli/setup.mjs";
-import type { Listening } from "../../../src/cli/staticServer.ts";
-import { serveFolder } from "../../../src/cli/staticServer.ts";
+import { root } from "../../../src/cli/setup.mjs";
 import { readSafetensors } from "../../../src/formats/safetensors.ts";
 import type { Report } from "../../../src/protocol/report.ts";
 import { ReportSchema } from "../../../src/protocol/report.ts";
-import { startChromium } from "./chromium.ts";
+import { accessibilityFaults, beginVisit, type Visit } from "./visit.ts";
 
 const CONTROL_STEPS = 40;
 const CHECKPOINT_EVERY = 2;
 const RUN_MS = 240_000;
 
 const pictures = join(root, "tests", "artefacts");
-let browser: Browser;
-let listening: Listening;
+let visit: Visit;
 let page: Page;
 let report: Report;
-/** Everything that must not happen: requests to others, errors, violations of the page's policy. */
-const trouble: string[] = [];
 
 beforeAll(async () => {
-  await ensurePage();
+  visit = await beginVisit();
+  page = visit.page;
   mkdirSync(pictures, { recursive: true });
-  listening = await serveFolder(join(root, "dist"), { port: 0, host: "127.0.0.1" });
-  browser = await startChromium();
-  const context = await browser.newContext({ viewport: { width: 1440, height: 1000 }, locale: "en-GB" });
-  context.on("request", (request) => {
-    const { origin, protocol, search } = new URL(request.url());
-    const ours = `${origin}/` === listening.url || protocol === "blob:" || protocol === "data:";
-    if (!ours || request.method() !== "GET" || search !== "") trouble.push(`${request.method()} ${request.url()}`);
-  });
-  context.on("requestfailed", (request) => trouble.push(`failed: ${request.url()}`));
-  context.on("console", (message) => {
-    if (message.type() === "error") trouble.push(message.text());
-  });
-  context.on("weberror", (error) => trouble.push(error.error().message));
-  await context.addInitScript(() => {
-    document.addEventListener("securitypolicyviolation", ({ violatedDirective, blockedURI }) =>
-      console.error(`policy: ${violatedDirective} ${blockedURI}`),
-    );
-  });
-  context.setDefaultTimeout(20_000);
-  page = await context.newPage();
 });
 
-afterAll(async () => {
-  await browser?.close();
-  listening?.server.close();
-});
+afterAll(() => visit?.end());
 
 /** The section of the page with this heading. */
 const section = (name: string): Locator => page.getByRole("region", { name, exact: true });
@@ -90,19 +62,9 @@ async function save(name: string): Promise<Buffer> {
   return readFileSync(await download.path());
 }
 
-/** Faults that axe-core finds on the page as it is. */
-async function accessibilityFaults(): Promise<string[]> {
-  const source = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
-  await page.evaluate(source);
-  return page.evaluate(async () => {
-    const { violations } = await (globalThis as unknown as { axe: typeof import("axe-core") }).axe.run();
-    return violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" | ")}`);
-  });
-}
-
 describe("the built page", () => {
   it("opens, says what computes and why, and that nothing leaves", async () => {
-    await page.goto(listening.url);
+    await page.goto(visit.url);
     await page.getByRole("button", { name: "Run the whole recipe" }).waitFor();
     const engine = page.getByRole("button", { name: /^What computes/ });
     await expect.poll(() => engine.textContent(), { timeout: 30_000 }).toContain("CPU (SIMD");
@@ -112,7 +74,7 @@ describe("the built page", () => {
     await page.getByRole("button", { name: "Nothing leaves this machine" }).waitFor();
     expect(await page.evaluate(() => crossOriginIsolated)).toBe(true);
     await picture("1-opened");
-    expect(await accessibilityFaults()).toEqual([]);
+    expect(await accessibilityFaults(page)).toEqual([]);
   });
 
   it("runs a recipe that was made smaller with its own controls, and shows the loss", async () => {
@@ -174,7 +136,7 @@ describe("the built page", () => {
     for (const accuracy of await rows.locator("strong").allTextContents()) expect(accuracy).toMatch(/^\d+(\.\d)?\s?%$/);
     await section("What was cut").waitFor();
     await picture("4-finished");
-    expect(await accessibilityFaults()).toEqual([]);
+    expect(await accessibilityFaults(page)).toEqual([]);
   });
 
   it("hands out a report that names every file by its hash, as if it had never been reloaded", async () => {
@@ -196,7 +158,7 @@ describe("the built page", () => {
 
   it("hands out a report for people that needs nothing else", async () => {
     const html = (await save("report.html")).toString("utf8");
-    const reader = await browser.newPage();
+    const reader = await page.context().browser()!.newPage();
     const requests: string[] = [];
     reader.on("request", (request) => requests.push(request.url()));
     await reader.setContent(html);
@@ -227,6 +189,6 @@ describe("the built page", () => {
   });
 
   it("has asked nobody else for anything, and met no error", () => {
-    expect(trouble).toEqual([]);
+    expect(visit.trouble).toEqual([]);
   });
 });
