@@ -81,8 +81,8 @@ function textOf(card: ModelCard): string[] {
         ]
       : []),
     "## Data",
-    `${data.description}: ${data.train} cases to train on, ${data.validation} to validate, ${data.test} to test. Their SHA-256 is`,
-    `\`${data.sha256}\`. Nothing of their text is here; a model can repeat parts of what it was trained on.`,
+    `${data.description}: ${data.train} cases to train on, ${data.validation} to validate, ${data.test} to test. ` +
+      `Their SHA-256 is \`${data.sha256}\`. Nothing of their text is here; a model can repeat parts of what it was trained on.`,
     ...(results.length > 0 ? ["## Results", resultTable(results)] : []),
     ...usage.flatMap(([heading, text]) => [`## ${heading}`, text]),
     "## Limits",

@@ -49,7 +49,10 @@ export async function exportAdapter(source: ExportSource): Promise<void> {
     const { config, weights } = writeAdapter(adapter);
     await folder.write("adapter_config.json", config);
     await folder.write("adapter_model.safetensors", weights);
-    await folder.write("README.md", modelCard(adapterCard(card, report, ownBase ? form : null)));
+    await folder.write(
+      "README.md",
+      modelCard(adapterCard(card, report, ownBase ? form : null, storageOf(source.files, report))),
+    );
   });
   add(report, files, []);
   if (!ownBase) return;
@@ -66,11 +69,16 @@ export async function exportModel(source: ExportSource): Promise<void> {
   const { shape, gguf } = exportsOf(report.recipe);
   const form = formOf(model.config, shape);
   const card = await sharedCard(report, source.study, source.files);
+  const notes = [...(form.note ? [form.note] : []), ...roundingNotes(source)];
   const files = await writeFolder(host, "model", async (folder) => {
     await writeCheckpoint(folder, written(source, form, mergedTensors(model)));
-    await folder.write("README.md", modelCard(mergedCard(card, report, form)));
+    await folder.write("README.md", modelCard(mergedCard(card, report, form, notes)));
   });
-  add(report, files, [...notesOf("model/", form), ...roundingNotes(source)]);
+  add(
+    report,
+    files,
+    notes.map((note) => `model/: ${note}`),
+  );
   if (gguf.length > 0) await exportGguf(source, gguf);
   await writeFile(host, "report.json", report);
   await writeFile(host, "report.html", reportHtml(report));
@@ -117,22 +125,25 @@ const notesOf = (folder: string, { note }: Form): string[] => (note ? [`${folder
 /** What is lost between the model that was examined and the one that is written. */
 function roundingNotes({ files, report }: ExportSource): string[] {
   const { dtype } = exportsOf(report.recipe);
-  const storage = files.weights.storage ?? report.recipe.storage ?? "f32";
+  const stored = storageOf(files, report);
   return [
-    ...(storage === "f32"
+    ...(stored === "f32"
       ? []
-      : [`model/: the base is as it was computed with, rounded to ${storage}, not as its own files have it.`]),
-    ...(dtype === "f32"
-      ? []
-      : [`model/: its weights are rounded to ${dtype}; the results are those of the model before.`]),
+      : [`The base is as it was computed with, rounded to ${stored}, not as its own files have it.`]),
+    ...(dtype === "f32" ? [] : [`The weights are rounded to ${dtype}; the results are those of the model before.`]),
   ];
 }
 
-function mergedCard(card: SharedCard, report: Report, form: Form) {
+/** What the base was computed with. */
+function storageOf({ weights }: ModelFiles, { recipe }: Report): string {
+  return weights.storage ?? recipe.storage ?? "f32";
+}
+
+function mergedCard(card: SharedCard, report: Report, form: Form, notes: string[]) {
   return {
     ...card,
     title: `${card.base.name}, tuned by the recipe "${report.recipe.name}"`,
-    about: [...originOf(report), ...(form.note ? [form.note] : [])],
+    about: [...originOf(report), ...notes],
     library: form.loadsEverywhere ? ("transformers" as const) : null,
     tags: tagsOf(report),
     usage: usageOf(report, form),
@@ -141,7 +152,7 @@ function mergedCard(card: SharedCard, report: Report, form: Form) {
 
 function baseCard(card: SharedCard, report: Report, form: Form) {
   return {
-    ...mergedCard(card, report, form),
+    ...mergedCard(card, report, form, []),
     title: `What the adapter of "${report.recipe.name}" was trained on`,
     about: [
       "The model before tuning, to which the adapter in adapter/ belongs. The results are those of the tuned model.",
@@ -152,7 +163,7 @@ function baseCard(card: SharedCard, report: Report, form: Form) {
 }
 
 /** `ownBase`: the form of the base that is exported beside it; null where the base is as everybody has it. */
-function adapterCard(card: SharedCard, report: Report, ownBase: Form | null) {
+function adapterCard(card: SharedCard, report: Report, ownBase: Form | null, stored: string) {
   const loads = ownBase?.loadsEverywhere ?? true;
   const base = ownBase ? "base" : card.base.name;
   return {
@@ -162,7 +173,7 @@ function adapterCard(card: SharedCard, report: Report, ownBase: Form | null) {
       ...originOf(report),
       ownBase
         ? "It fits the model in base/ and no other: the shapes or the weights of the original are others."
-        : `It fits ${card.base.name} as it is.`,
+        : `It fits ${card.base.name} as it is.${stored === "f32" ? "" : ` It was trained on the base rounded to ${stored}.`}`,
       ...(ownBase?.note ? [`The base: ${ownBase.note}`] : []),
     ],
     library: loads ? ("peft" as const) : null,

@@ -315,7 +315,7 @@ describe("a run", () => {
         expect(end.type).toBe("finished");
       });
       expect(jsonOf(host, "report.json").notes).toEqual([
-        `model/: the base is as it was computed with, rounded to ${storage}, not as its own files have it.`,
+        `model/: The base is as it was computed with, rounded to ${storage}, not as its own files have it.`,
       ]);
       expect(host.files.get("model/model.safetensors")!.length).toBeGreaterThan(4 * 2048 * 32);
     },
