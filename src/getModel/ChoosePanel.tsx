@@ -8,7 +8,6 @@ export function ChoosePanel({ state, actions }: PanelProps) {
   const { t, bytes } = wordsOf(state);
   const { status } = state.work.value;
   const busy = status === "opening" || status === "listing" || status === "fetching" || status === "pausing";
-  const kept = status === "paused" || status === "whole";
   return (
     <section class="card" aria-labelledby="choose-title">
       <header class="card-head">
@@ -63,7 +62,7 @@ export function ChoosePanel({ state, actions }: PanelProps) {
         </button>
       </form>
       <p class="quiet" id="repository-hint">
-        {t.choose.otherHint} {kept && t.choose.replaces}
+        {t.choose.otherHint} {t.choose.oneAtATime}
       </p>
     </section>
   );

@@ -17,7 +17,10 @@ export function FilesPanel({ state, actions }: PanelProps) {
     <section class="card" aria-labelledby="files-title">
       <header class="card-head">
         <h2 id="files-title">{t.files.title}</h2>
-        <span class={`status ${work.status === "fetching" ? "running" : work.status === "whole" ? "finished" : ""}`}>
+        <span
+          role="status"
+          class={`status ${work.status === "fetching" ? "running" : work.status === "whole" ? "finished" : ""}`}
+        >
           {t.files.status[work.status]}
         </span>
       </header>

@@ -66,7 +66,7 @@ export const en = {
     otherHint: "Its licence is yours to read. Espalier runs Qwen2 and DeepSeek-V2 and V3 architectures.",
     list: "List its files",
     listing: "Asking the hub …",
-    replaces: "Fetching another model deletes what is here of this one.",
+    oneAtATime: "One model is kept here at a time: fetching another one deletes it.",
   },
 
   files: {

@@ -123,8 +123,10 @@ async function connection(
       reached.haveBytes = 0;
       if (response.status !== 200) {
         await response.body?.cancel().catch(() => {});
-        if (reached.endedAt === from) await refuseSize(files, { path, file }); // Twice the same: no accident.
-        reached.endedAt = from;
+        if (response.status === 416) {
+          if (reached.endedAt === from) await refuseSize(files, { path, file }); // Twice the same: no accident.
+          reached.endedAt = from;
+        }
         throw new Broken("the server has no such range");
       }
     }

@@ -23,7 +23,7 @@ export const zh: Messages = {
     otherHint: "请自行阅读其许可证。Espalier 可运行 Qwen2 以及 DeepSeek-V2、V3 架构。",
     list: "列出文件",
     listing: "正在询问模型库 …",
-    replaces: "下载另一个模型会删除这里已有的内容。",
+    oneAtATime: "这里一次只保留一个模型：下载另一个模型会删除它。",
   },
 
   files: {

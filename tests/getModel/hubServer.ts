@@ -13,6 +13,7 @@ export type Fault =
   | { stallAfter: number } // After so many bytes nothing comes any more.
   | "busy" // Status 503.
   | "noRange" // It sends everything, whatever was asked for.
+  | "elsewhere" // It begins ten bytes before what was asked for, and says so.
   | "wrongBytes"
   | "tooMany" // Bytes after the end.
   | "gone"; // Status 404.
@@ -102,7 +103,8 @@ function listed({ files, large, told }: HubFolder) {
 function serve(response: ServerResponse, bytes: Uint8Array, range: string | undefined, fault: Fault | undefined): void {
   if (fault === "busy") return end(response, 503);
   if (fault === "gone") return end(response, 404);
-  const from = range && fault !== "noRange" ? Number(/^bytes=(\d+)-$/.exec(range)?.[1]) : 0;
+  const asked = range && fault !== "noRange" ? Number(/^bytes=(\d+)-$/.exec(range)?.[1]) : 0;
+  const from = fault === "elsewhere" ? asked - 10 : asked;
   if (from > 0 && from >= bytes.byteLength) return end(response, 416);
   let body = bytes.slice(from);
   if (fault === "wrongBytes") body = body.map((byte) => byte ^ 1);
