@@ -6,7 +6,7 @@ import { constantTensor } from "../engine/constants.ts";
 import { recomputed } from "../engine/gradients.ts";
 import { headLogits } from "../engine/ops/headLogits.ts";
 import { headLoss } from "../engine/ops/headLoss.ts";
-import { rmsNormWithPass } from "../engine/ops/rmsNorm.ts";
+import { rmsNormOfRows, rmsNormWithPass, type Rows } from "../engine/ops/rmsNorm.ts";
 import type { RopeTable } from "../engine/ops/rotate.ts";
 import { takeRows } from "../engine/ops/takeRows.ts";
 import * as tf from "../engine/tf.ts";
@@ -70,8 +70,18 @@ export interface Tokens {
 
 /** Hidden states after the final norm: [B, T, D]. */
 export function hiddenStates(model: Model, tokens: Tokens, options: ForwardOptions = {}): tf.Tensor {
+  return finalNorm(model, lastStates(model, tokens, options));
+}
+
+/** What leaves the last layer: [B, T, D]. */
+export function lastStates(model: Model, tokens: Tokens, options: ForwardOptions = {}): tf.Tensor {
   const place = placeOf(tokens);
-  return decode(model, takeRows(model.embedTokens, tokens.ids), () => place, options);
+  return throughLayers(model, takeRows(model.embedTokens, tokens.ids), () => place, options);
+}
+
+/** x: [B, T, D] -> [B, T, D] */
+export function finalNorm(model: Model, x: tf.Tensor): tf.Tensor {
+  return norm(model.norm, x, model.config.rmsNormEps);
 }
 
 export function placeOf({ ids, packed }: Tokens): Place {
@@ -94,11 +104,11 @@ export function rowPositions([B, T]: [number, number]): tf.Tensor {
  */
 export function cachedHiddenStates(model: Model, ids: tf.Tensor, positions: tf.Tensor, cache: KvCache): tf.Tensor {
   const place = (layer: number): Place => ({ positions, cache: cache.layers[layer] });
-  return decode(model, takeRows(model.embedTokens, ids), place, {});
+  return finalNorm(model, throughLayers(model, takeRows(model.embedTokens, ids), place, {}));
 }
 
 /** Disposes of `embedded`: [B, T, D]. */
-function decode(
+function throughLayers(
   model: Model,
   embedded: tf.Tensor,
   place: (layer: number) => Place,
@@ -110,7 +120,7 @@ function decode(
     x.dispose(); // What a gradient needs of it is remembered.
     x = left;
   });
-  return norm(model.norm, x, model.config.rmsNormEps);
+  return x;
 }
 
 /** A layer, remembered or computed again. x: [B, T, D] -> [B, T, D]. `index` is what observers know it by. */
@@ -170,9 +180,8 @@ export function logits(model: Model, h: tf.Tensor): tf.Tensor {
   return headLogits(h, headWeight(model));
 }
 
-/** Of the flattened [B*T] rows those that predict, what and with what weight. */
-export interface Predictions {
-  positions: tf.Tensor; // int32 [M]
+/** Of the flattened [B*T] rows those that predict, what and with what weight; padding has weight 0. */
+export interface Predictions extends Rows {
   targets: tf.Tensor; // int32 [M]
   weights: tf.Tensor; // [M]
 }
@@ -184,21 +193,20 @@ export interface LossInput extends Tokens, Predictions {
 }
 
 /** Predictions of the targets from so many tokens before; each sees the tokens up to there, and all between. */
-export interface Ahead {
+export interface Ahead extends Omit<Predictions, "targets"> {
   /** Of each token the one so many places on; anything where a row or its sequence ends. */
   ids: tf.Tensor; // int32 [B, T]
-  positions: tf.Tensor; // int32 [M]
-  weights: tf.Tensor; // [M]
 }
 
 /** The weighted sum of -log p(target), in nats; the mean if the weights add up to 1. */
 export function languageModelLoss(model: Model, input: LossInput, options: ForwardOptions = {}): tf.Scalar {
-  return lossOf(model, hiddenStates(model, input, options), input);
+  return lossOf(model, model.norm, lastStates(model, input, options), input);
 }
 
-/** The same from hidden states at hand: h is [B, T, D]. */
-export function lossOf(model: Model, h: tf.Tensor, { positions, targets, weights }: Predictions): tf.Scalar {
-  return headLoss(h.reshape([-1, h.shape[2]!]), headWeight(model), targets, weights, positions);
+/** The same from what leaves a layer, through a norm that only the rows which predict need: x is [B, T, D]. */
+export function lossOf(model: Model, { weight }: Norm, x: tf.Tensor, predictions: Predictions): tf.Scalar {
+  const h = rmsNormOfRows(x.reshape([-1, x.shape[2]!]), weight, model.config.rmsNormEps, predictions);
+  return headLoss(h, headWeight(model), predictions.targets, predictions.weights);
 }
 
 /** An empty cache of `slots` tokens for `rows` rows. The caller disposes of it. */

@@ -24,11 +24,11 @@ export function mtpLoss(
   const place = placeOf(input);
   let before = h;
   const losses = model.mtp.map(({ enorm, hnorm, ehProj, layer, sharedHeadNorm }, k) => {
-    const { ids, positions, weights } = input.ahead[k];
+    const { ids, ...rows } = input.ahead[k];
     const embedded = norm(enorm, takeRows(model.embedTokens, ids), eps);
     const z = linear(ehProj, join(embedded, norm(hnorm, before, eps))); // [B, T, D]
     before = throughLayer(model, layer, model.layers.length + k, z, place, options);
-    return lossOf(model, norm(sharedHeadNorm, before, eps), { positions, targets: input.targets, weights });
+    return lossOf(model, sharedHeadNorm, before, { ...rows, targets: input.targets });
   });
   return losses.reduce((sum, loss) => add(sum, loss) as tf.Scalar);
 }

@@ -5,7 +5,7 @@ import { add } from "../engine/ops/add.ts";
 import { addInto } from "../engine/ops/addInto.ts";
 import { zeros } from "../engine/ops/zeros.ts";
 import * as tf from "../engine/tf.ts";
-import { type ForwardOptions, hiddenStates, type LossInput, lossOf, type Model } from "../models/decoder.ts";
+import { finalNorm, type ForwardOptions, lastStates, type LossInput, lossOf, type Model } from "../models/decoder.ts";
 import { mtpLoss } from "../models/mtp.ts";
 
 export type LossAndGradients = {
@@ -25,11 +25,12 @@ export function trainingLoss(
   options: ForwardOptions = {},
   onMain: (loss: tf.Scalar) => void = () => {},
 ): tf.Scalar {
-  const h = hiddenStates(model, input, options);
-  const main = lossOf(model, h, input);
+  const x = lastStates(model, input, options);
+  const main = lossOf(model, model.norm, x, input);
   onMain(main);
   const { ahead } = input;
-  return ahead ? (add(main, mtpLoss(model, h, { ...input, ahead }, options)) as tf.Scalar) : main;
+  if (!ahead) return main;
+  return add(main, mtpLoss(model, finalNorm(model, x), { ...input, ahead }, options)) as tf.Scalar;
 }
 
 /**

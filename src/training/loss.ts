@@ -2,7 +2,7 @@
 
 import { overwrite } from "../engine/record.ts";
 import * as tf from "../engine/tf.ts";
-import { languageModelLoss, type LossInput, type Model } from "../models/decoder.ts";
+import { languageModelLoss, type LossInput, type Model, type Predictions } from "../models/decoder.ts";
 import type { Batch } from "../protocol/data.ts";
 
 /** What is asked of the multi-token prediction layers. */
@@ -28,15 +28,16 @@ export function mtpOf(model: Model, weight: number): Mtp | undefined {
 export function lossInput(batch: Batch, mtp?: Mtp): LossInput {
   const { rows, length, packed } = batch;
   const perToken = (values: Int32Array): tf.Tensor => tf.tensor2d(values, [rows, length], "int32");
-  const places = ({ positions, weights }: Pick<Batch, "positions" | "weights">) => ({
-    positions: tf.tensor1d(positions, "int32"),
-    weights: tf.tensor1d(weights, "float32"),
+  const taken = (own: Taken) => ({
+    positions: tf.tensor1d(own.positions, "int32"),
+    places: tf.tensor1d(placesOf(own, rows * length), "int32"),
+    weights: tf.tensor1d(own.weights, "float32"),
   });
-  const ahead = mtp && lookAhead(batch, mtp).map(({ ids, ...own }) => ({ ids: perToken(ids), ...places(own) }));
+  const ahead = mtp && lookAhead(batch, mtp).map(({ ids, ...own }) => ({ ids: perToken(ids), ...taken(own) }));
   return {
     ids: perToken(batch.ids),
     targets: tf.tensor1d(batch.targets, "int32"),
-    ...places(batch),
+    ...taken(batch),
     ...(packed && { packed: { positionIds: perToken(packed.positionIds), starts: perToken(packed.starts) } }),
     ...(ahead && { ahead }),
   };
@@ -45,26 +46,42 @@ export function lossInput(batch: Batch, mtp?: Mtp): LossInput {
 /** Put another batch of the same shape in its place. */
 export function overwriteInput(input: LossInput, batch: Batch, mtp?: Mtp): void {
   overwrite(input.ids, batch.ids);
-  overwrite(input.positions, batch.positions);
   overwrite(input.targets, batch.targets);
-  overwrite(input.weights, batch.weights);
+  overwriteTaken(input, batch);
   if (input.packed && batch.packed) {
     overwrite(input.packed.positionIds, batch.packed.positionIds);
     overwrite(input.packed.starts, batch.packed.starts);
   }
   if (!input.ahead || !mtp) return;
-  for (const [k, { ids, positions, weights }] of lookAhead(batch, mtp).entries()) {
+  for (const [k, { ids, ...own }] of lookAhead(batch, mtp).entries()) {
     overwrite(input.ahead[k].ids, ids);
-    overwrite(input.ahead[k].positions, positions);
-    overwrite(input.ahead[k].weights, weights);
+    overwriteTaken(input.ahead[k], own);
   }
+}
+
+/** The rows that predict, and with what weight. */
+type Taken = Pick<Batch, "positions" | "weights">;
+
+function overwriteTaken(input: Omit<Predictions, "targets">, own: Taken): void {
+  overwrite(input.positions, own.positions);
+  overwrite(input.places, placesOf(own, input.places.size));
+  overwrite(input.weights, own.weights);
+}
+
+/** For each of so many rows its place among those that predict, or -1. */
+function placesOf({ positions, weights }: Taken, rows: number): Int32Array {
+  const places = new Int32Array(rows).fill(-1);
+  positions.forEach((row, m) => {
+    if (weights[m] !== 0) places[row] = m;
+  });
+  return places;
 }
 
 /**
  * For each depth k = 1, 2, ...: every target is predicted from k tokens further back, where its sequence reaches back that far
  * (DeepSeek-V3, eq. 24). Weights are the main loss's times lambda / depths, so the sum of all is eq. 25.
  */
-function lookAhead(batch: Batch, { depths, weight: lambda }: Mtp): Pick<Batch, "ids" | "positions" | "weights">[] {
+function lookAhead(batch: Batch, { depths, weight: lambda }: Mtp): (Taken & Pick<Batch, "ids">)[] {
   const { ids, length, positions, weights, packed } = batch;
   const beginOf = (at: number): number => at - (at % length) + (packed ? packed.starts[at] : 0);
   return Array.from({ length: depths }, (_, i) => {

@@ -178,15 +178,19 @@ function attachPhantoms(model: Model, rank: number): tf.Tensor[] {
 }
 
 function phantomInput({ rows, length, trainedTokens, packed, mtp }: MemorySettings, depths: number): LossInput {
-  const places = rows * trainedTokens;
+  const predicting = rows * trainedTokens;
   const perToken = () => phantom([rows, length], "int32");
-  const perPlace = () => ({ positions: phantom([places], "int32"), weights: phantom([places]) });
+  const taken = () => ({
+    positions: phantom([predicting], "int32"),
+    places: phantom([rows * length], "int32"),
+    weights: phantom([predicting]),
+  });
   return {
     ids: perToken(),
-    targets: phantom([places], "int32"),
-    ...perPlace(),
+    targets: phantom([predicting], "int32"),
+    ...taken(),
     ...(packed && { packed: { positionIds: perToken(), starts: perToken() } }),
-    ...(mtp && { ahead: Array.from({ length: depths }, () => ({ ids: perToken(), ...perPlace() })) }),
+    ...(mtp && { ahead: Array.from({ length: depths }, () => ({ ids: perToken(), ...taken() })) }),
   };
 }
 

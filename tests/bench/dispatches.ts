@@ -3,10 +3,11 @@
 
 import { gpuBackend } from "../../src/engine/device.ts";
 import { valueAndGradients } from "../../src/engine/gradients.ts";
+import { headLoss } from "../../src/engine/ops/headLoss.ts";
 import { record } from "../../src/engine/record.ts";
 import * as tf from "../../src/engine/tf.ts";
 import type { DeepSeekConfig } from "../../src/formats/hfConfig.ts";
-import { headWeight, hiddenStates, languageModelLoss, lossOf } from "../../src/models/decoder.ts";
+import { headWeight, hiddenStates, languageModelLoss } from "../../src/models/decoder.ts";
 import { disposeModel } from "../../src/models/weights.ts";
 import { lossInput } from "../../src/training/loss.ts";
 import { activate, placeOf, type Row } from "./bench.ts";
@@ -72,7 +73,7 @@ async function oursOf(config: DeepSeekConfig, tuning: Tuning): Promise<Counts> {
   const batch = randomBatch(config.vocabSize, ROWS, LENGTH);
   const { model, trained } = freshModel(config, tuning);
   const input = lossInput(batch);
-  const h = tf.zeros([ROWS, LENGTH, config.hiddenSize]);
+  const h = tf.zeros([batch.positions.length, config.hiddenSize]);
   const leaves = trained.map(({ tensor }) => tensor);
   const headLeaves = tuning === "full" ? [h, headWeight(model) as tf.Tensor] : [h];
   const gradientsOf = (loss: () => tf.Scalar, of: tf.Tensor[]) => () => {
@@ -82,7 +83,7 @@ async function oursOf(config: DeepSeekConfig, tuning: Tuning): Promise<Counts> {
   const counts = {
     forward: await replayed(() => hiddenStates(model, input)),
     gradients: await replayed(gradientsOf(() => languageModelLoss(model, input), leaves)),
-    loss: await replayed(gradientsOf(() => lossOf(model, h, input), headLeaves)),
+    loss: await replayed(gradientsOf(() => headLoss(h, headWeight(model), input.targets, input.weights), headLeaves)),
   };
   tf.dispose([h, ...Object.values(input)]);
   return { ...counts, step: await secondStep(ourTrainer(model, trained, batch, 1e-3)) };

@@ -1,4 +1,4 @@
-// The head with its cross-entropy: loss and gradients against the definition, over chunks, parts and positions.
+// The head with its cross-entropy: loss and gradients against the definition, over chunks and parts.
 
 import { afterEach, describe, expect, it } from "vitest";
 import { valueAndGradients } from "../../src/engine/gradients.ts";
@@ -11,7 +11,6 @@ import {
   expectAgreement,
   floats,
   integers,
-  ints,
   normal,
   type Plain,
   type Tensors,
@@ -32,11 +31,11 @@ describe.each(KERNEL_BACKENDS)("headLoss on %s", (backend) => {
   const op =
     (head = whole) =>
     (t: Tensors) =>
-      headLoss(t.h, head(t), t.targets, t.weights, t.positions);
+      headLoss(t.h, head(t), t.targets, t.weights);
   const reference =
     (head = whole) =>
     (t: Tensors) =>
-      headLossReference(t.h, head(t), t.targets, t.weights, t.positions);
+      headLossReference(t.h, head(t), t.targets, t.weights);
 
   it.each([
     [1, 1, 2],
@@ -51,24 +50,6 @@ describe.each(KERNEL_BACKENDS)("headLoss on %s", (backend) => {
     await expectKernel(backend, { ...comparison, trained: ["h"] }); // A frozen head.
   });
 
-  it.each([
-    [1, 1, 2],
-    [3, 70, 7],
-    [71, 4, 9],
-  ])("takes %i hidden states by position, padding from one that is trained on, too", async (M, D, V) => {
-    const N = 2 * M + 3;
-    const weights = normal([M], 4);
-    weights.values.forEach((_, m) => m > 0 && m % 3 === 0 && (weights.values[m] = 0));
-    const positions = ints(
-      [M],
-      Array.from({ length: M }, (_, m) => (weights.values[m] === 0 ? 1 : 2 * ((m * 7) % M) + 1)),
-    );
-    const own = { ...inputs(M, D, V), h: normal([N, D], 1), weights, positions };
-    const comparison = { inputs: own, op: op(), reference: reference() };
-    await expectKernel(backend, { ...comparison, trained: ["h", "weight"] });
-    await expectKernel(backend, { ...comparison, trained: ["h"] });
-  });
-
   it("has a loss for each of more rows than a grid axis holds", async () => {
     const comparison = { inputs: inputs(65_537, 1, 2), trained: [], tolerance: 1e-4 }; // The sum is long.
     await expectAgreement(backend, { ...comparison, op: op(), reference: reference() });
@@ -76,8 +57,12 @@ describe.each(KERNEL_BACKENDS)("headLoss on %s", (backend) => {
 
   it("is the same in chunks of tokens, the last one shorter", async () => {
     headLossWorkspace.elements = 20; // Two rows of seven words, then one.
-    const own = { ...inputs(5, 3, 7), h: normal([6, 3], 1), positions: ints([5], [5, 0, 3, 2, 1]) };
-    await expectKernel(backend, { inputs: own, trained: ["h", "weight"], op: op(), reference: reference() });
+    await expectKernel(backend, {
+      inputs: inputs(5, 3, 7),
+      trained: ["h", "weight"],
+      op: op(),
+      reference: reference(),
+    });
   });
 
   it("is the same with the head in parts, the last one shorter", async () => {
@@ -160,18 +145,12 @@ describe.each(KERNEL_BACKENDS)("headLoss on %s", (backend) => {
     expect((await loss.data())[0]).toBeNaN();
   });
 
-  it("finds a target that is no word and a position that is none, except in padding", async () => {
+  it("finds a target that is no word, except in padding", async () => {
     const [h, weight, half] = [tf.ones([2, 3]), tf.ones([4, 3]), tf.tensor1d([0.5, 0.5])];
-    const [wrong, right] = [tf.tensor1d([1, -100], "int32"), tf.tensor1d([1, 2], "int32")];
-    const target = () => headLoss(h, weight, wrong, half);
-    const position = () => headLoss(h, weight, right, half, tf.tensor1d([1, 2], "int32"));
-    if (backend === "wasm") {
-      expect(target).toThrow(/target -100 is not/);
-      expect(position).toThrow(/position 2 is not/);
-    } else {
-      expect((await target().data())[0]).toBeNaN();
-      expect((await position().data())[0]).toBeNaN();
-    }
+    const wrong = tf.tensor1d([1, -100], "int32");
+    const loss = () => headLoss(h, weight, wrong, half);
+    if (backend === "wasm") expect(loss).toThrow(/target -100 is not/);
+    else expect((await loss().data())[0]).toBeNaN();
     poison(backend);
     expect((await headLoss(h, weight, wrong, tf.tensor1d([1, 0])).data())[0]).toBeCloseTo(Math.log(4), 6);
   });
@@ -180,7 +159,7 @@ describe.each(KERNEL_BACKENDS)("headLoss on %s", (backend) => {
     const [h, targets, weights] = [tf.ones([2, 3]), tf.tensor1d([1, 1], "int32"), tf.ones([2])];
     expect(() => headLoss(h, tf.ones([4, 2]), targets, weights)).toThrow("h is [2,3], the head [4,2]");
     expect(() => headLoss(h, [tf.ones([2, 3]), tf.ones([4, 3])], targets, weights)).toThrow("parts are [2,3], [4,3]");
-    expect(() => headLoss(h, tf.ones([4, 3]), targets, tf.ones([1]))).toThrow("weights [1], for 2 rows of targets");
+    expect(() => headLoss(h, tf.ones([4, 3]), targets, tf.ones([1]))).toThrow("weights are [1], for 2 rows of targets");
   });
 });
 

@@ -20,7 +20,7 @@ import {
 import { inChunks, lossOnGpu, placeText, rowThreads } from "./headChunks.ts";
 import { plainTable, type Table, type TableAttributes, tableAttributes, tableInputs, tableShape } from "./table.ts";
 
-// N hidden states, D hidden size, M rows of them that carry loss, V vocabulary, k words of the teacher.
+// M hidden states that predict, D hidden size, V vocabulary, k words of the teacher.
 
 export interface Teacher {
   /** int32 [M, k], in each row k different words. */
@@ -32,28 +32,21 @@ export interface Teacher {
 }
 
 /**
- * h: [N, D], head: [V, D], weights: [M], positions: int32 [M] -> scalar, nats: the sum over m of
- * weights[m] * T² * KL(p || q), T the temperature, p the teacher's and q the student's distribution over the k words and
- * the rest, q from softmax(head·x / T) with x = h[positions[m]] (h[m] without them).
+ * h: [M, D], head: [V, D], weights: [M] -> scalar, nats: the sum over m of weights[m] * T² * KL(p || q), T the temperature,
+ * p the teacher's and q the student's distribution over the k words and the rest, q from softmax(head·h[m] / T).
  *
- * T² keeps the size of the gradients as T changes. Rows of weight 0 are padding; of the others no two have one position.
+ * T² keeps the size of the gradients as T changes. Rows of weight 0 are padding.
  */
-export function distilLoss(
-  h: tf.Tensor,
-  head: Table,
-  teacher: Teacher,
-  weights: tf.Tensor,
-  positions: tf.Tensor | null = null,
-): tf.Scalar {
+export function distilLoss(h: tf.Tensor, head: Table, teacher: Teacher, weights: tf.Tensor): tf.Scalar {
   const { ids, logProbabilities, temperature } = teacher;
-  const inputs = { h, head, positions, weights };
+  const inputs = { h, head, weights };
   checkLoss("distilLoss", inputs, ids.shape[0]);
   if (!tf.util.arraysEqual(ids.shape, logProbabilities.shape) || ids.rank !== 2 || !(temperature > 0)) {
     throw new Error(
       `distilLoss: ids are [${ids.shape}], log-probabilities [${logProbabilities.shape}], the temperature ${temperature}`,
     );
   }
-  if (!hasKernel("DistilLoss")) return distilLossReference(h, head, teacher, weights, positions);
+  if (!hasKernel("DistilLoss")) return distilLossReference(h, head, teacher, weights);
   return runLoss("DistilLoss", inputs, { ids, logProbabilities }, { temperature });
 }
 
@@ -63,9 +56,8 @@ export function distilLossReference(
   head: Table,
   { ids, logProbabilities, temperature }: Teacher,
   weights: tf.Tensor,
-  positions: tf.Tensor | null = null,
 ): tf.Scalar {
-  const logQ = logSoftmax(positions ? tf.gather(h, positions) : h, head, temperature); // [M, V]
+  const logQ = logSoftmax(h, head, temperature); // [M, V]
   const [k, V] = [ids.shape[1]!, logQ.shape[1]!];
   const chosen = tf.oneHot(ids as tf.Tensor2D, V); // [M, k, V]
   const logKnown = chosen.mul(logQ.expandDims(1)).sum(-1); // [M, k]

@@ -1,6 +1,6 @@
 // What losses on the head's logits have in common, and how the CPU computes them.
 
-// N hidden states, D hidden size, M rows of them that carry loss, V vocabulary.
+// M hidden states that predict, D hidden size, V vocabulary.
 
 import { wantsGradient } from "../gradients.ts";
 import { type Inputs, runOps } from "../op.ts";
@@ -36,7 +36,7 @@ export function checkHead(name: string, h: tf.Tensor, head: Table): void {
   if (h.rank !== 2 || h.shape[1] !== shape[1]) throw new Error(`${name}: h is [${h.shape}], the head [${shape}]`);
 }
 
-/** What a loss on the head's logits adds to the inputs h: [N, D], the head, weights: [M] and, if not null, positions [M]. */
+/** What a loss on the head's logits adds to the inputs h: [M, D], the head and weights: [M]. */
 export interface LossAttributes extends TableAttributes {
   /** Whether the gradients are computed along with the loss, at dy = 1, as the logits are at hand. */
   gradients: boolean;
@@ -47,20 +47,19 @@ export interface LossAttributes extends TableAttributes {
 export interface LossInputs {
   h: tf.Tensor;
   head: Table;
-  positions: tf.Tensor | null;
   weights: tf.Tensor;
 }
 
 /** Run such an operation: its outputs are the loss and, while the tape records, the gradients by h and the head. */
 export function runLoss(
   name: string,
-  { h, head, positions, weights }: LossInputs,
+  { h, head, weights }: LossInputs,
   more: tf.NamedTensorMap,
   attributes: object = {},
 ): tf.Scalar {
   const gradients = tf.engine().state.gradientDepth > 0;
   const headGradient = gradients && head instanceof tf.Tensor && wantsGradient(head);
-  const inputs = { h, ...tableInputs(head), ...more, weights, ...(positions && { positions }) };
+  const inputs = { h, ...tableInputs(head), ...more, weights };
   const [loss, ...kept] = runOps(name, inputs, { ...attributes, ...tableAttributes(head), gradients, headGradient });
   tf.dispose(kept); // The tape has clones.
   return loss as tf.Scalar;
@@ -73,14 +72,11 @@ export function savedGradients([dy]: tf.Tensor[], [dh, dweight]: tf.Tensor[]): R
   return { h: () => scaled(dh, dy), ...(dweight && { table: () => scaled(dweight, dy) }) };
 }
 
-/** Throws unless there are as many positions (or rows of h) and weights as rows of targets. */
-export function checkLoss(name: string, { h, head, positions, weights }: LossInputs, M: number): void {
+/** Throws unless there are as many rows of h and weights as rows of targets. */
+export function checkLoss(name: string, { h, head, weights }: LossInputs, M: number): void {
   checkHead(name, h, head);
-  const rows = positions ? positions.size : h.shape[0];
-  if (rows === M && weights.size === M) return;
-  throw new Error(
-    `${name}: h is [${h.shape}], positions are [${positions?.shape}], weights [${weights.shape}], for ${M} rows of targets`,
-  );
+  if (h.shape[0] === M && weights.size === M) return;
+  throw new Error(`${name}: h is [${h.shape}], weights are [${weights.shape}], for ${M} rows of targets`);
 }
 
 /** On the CPU: what of a loss is not in `LossInputs`. */
@@ -98,35 +94,23 @@ export function lossOnCpu(
   { targets, logProbabilities, temperature = 1 }: RowTargets,
   attributes: LossAttributes,
 ): tf.TensorInfo[] {
-  const { h, positions, weights } = inputs;
+  const { h, weights } = inputs;
   const { gradients, headGradient } = attributes;
   const { V, D, parts } = layoutOf(inputs, attributes);
-  const [N, M] = [h.shape[0], tf.util.sizeFromShape(weights.shape)];
+  const M = h.shape[0];
   const k = logProbabilities ? targets.shape[1] : 0;
   const outputs = [make([])];
   if (gradients) outputs.push(make(h.shape));
   if (headGradient) outputs.push(make(inputs.table.shape));
   const [loss, dh = 0, dweight = 0] = outputs.map(at);
-  const [positionsAt, targetsAt, weightsAt] = [positions ? at(positions) : 0, at(targets), at(weights)];
-  const [table, work] = headTable(parts, cpu().headLossBytes(D, V, k));
+  const [targetsAt, weightsAt] = [at(targets), at(weights)];
+  const [table, work] = headTable(parts, cpu().headLossBytes(V, k));
   const teacher = logProbabilities ? at(logProbabilities) : 0;
-  const addresses = [
-    at(h),
-    positionsAt,
-    table.at,
-    parts.length,
-    targetsAt,
-    teacher,
-    weightsAt,
-    loss,
-    dh,
-    dweight,
-  ] as const;
+  const addresses = [at(h), table.at, parts.length, targetsAt, teacher, weightsAt, loss, dh, dweight] as const;
   run(() => {
     refuseTarget(name, targetsAt, cpu().firstWrongTarget(targetsAt, weightsAt, M, Math.max(k, 1), V), V);
-    if (positions) refusePosition(name, positionsAt, cpu().firstOutside(positionsAt, M, N), N);
     table.write();
-    cpu().headLoss(...addresses, N, M, D, V, k, temperature, work);
+    cpu().headLoss(...addresses, M, D, V, k, temperature, work);
   });
   return outputs;
 }
@@ -134,11 +118,6 @@ export function lossOnCpu(
 function refuseTarget(name: string, targets: number, wrong: number, V: number): void {
   if (wrong < 0) return;
   throw new Error(`${name}: target ${cpu().integerAt(targets, wrong)} is not in the vocabulary of ${V}`);
-}
-
-function refusePosition(name: string, positions: number, wrong: number, N: number): void {
-  if (wrong < 0) return;
-  throw new Error(`${name}: position ${cpu().integerAt(positions, wrong)} is not among the ${N} hidden states`);
 }
 
 /** The head's parts as the CPU kernels read them, and working memory of `bytes` bytes. */

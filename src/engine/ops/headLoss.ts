@@ -9,37 +9,25 @@ import { checkLoss, type LossAttributes, lossOnCpu, runLoss, SAVED, savedGradien
 import { lossOnGpu, placeText, rowThreads } from "./headChunks.ts";
 import { plainTable, type Table } from "./table.ts";
 
-// N hidden states, D hidden size, M rows of them that carry loss, V vocabulary.
+// M hidden states that predict, D hidden size, V vocabulary.
 
 /**
- * h: [N, D], head: [V, D], targets: int32 [M], weights: [M], positions: int32 [M] -> scalar, nats:
- * the sum over m of weights[m] * (logsumexp(head·x) - (head·x)[targets[m]]) with x = h[positions[m]] (h[m] without them).
+ * h: [M, D], head: [V, D], targets: int32 [M], weights: [M] -> scalar, nats:
+ * the sum over m of weights[m] * (logsumexp(head·h[m]) - (head·h[m])[targets[m]]).
  *
- * For a mean over tokens the weights add up to 1. Rows of weight 0 are padding; of the others no two have one position.
- * Weights have no gradient, nor has a head in parts.
+ * For a mean over tokens the weights add up to 1. Rows of weight 0 are padding. Weights have no gradient, nor has a head
+ * in parts.
  */
-export function headLoss(
-  h: tf.Tensor,
-  head: Table,
-  targets: tf.Tensor,
-  weights: tf.Tensor,
-  positions: tf.Tensor | null = null,
-): tf.Scalar {
-  const inputs = { h, head, positions, weights };
+export function headLoss(h: tf.Tensor, head: Table, targets: tf.Tensor, weights: tf.Tensor): tf.Scalar {
+  const inputs = { h, head, weights };
   checkLoss("headLoss", inputs, targets.size);
-  if (!hasKernel("HeadLoss")) return headLossReference(h, head, targets, weights, positions);
+  if (!hasKernel("HeadLoss")) return headLossReference(h, head, targets, weights);
   return runLoss("HeadLoss", inputs, { targets });
 }
 
 /** The definition in plain operations. */
-export function headLossReference(
-  h: tf.Tensor,
-  head: Table,
-  targets: tf.Tensor,
-  weights: tf.Tensor,
-  positions: tf.Tensor | null = null,
-): tf.Scalar {
-  const logits = tf.matMul(positions ? tf.gather(h, positions) : h, plainTable(head), false, true); // [M, V]
+export function headLossReference(h: tf.Tensor, head: Table, targets: tf.Tensor, weights: tf.Tensor): tf.Scalar {
+  const logits = tf.matMul(h, plainTable(head), false, true); // [M, V]
   const own = tf
     .oneHot(targets as tf.Tensor1D, logits.shape[1]!)
     .mul(logits)

@@ -52,10 +52,21 @@ export interface CpuKernels {
   scaleBy(x: Address, factor: Address, y: Address, n: number): void;
   addRow(y: Address, row: Address, rows: number, width: number): void;
   columnSums(x: Address, sums: Address, rows: number, width: number): void;
-  rmsNorm(x: Address, ldx: number, weight: Address, y: Address, rows: number, width: number, eps: number): void;
+  rmsNorm(
+    x: Address,
+    ldx: number,
+    positions: Address,
+    weight: Address,
+    y: Address,
+    rows: number,
+    width: number,
+    eps: number,
+  ): void;
   rmsNormGradientBytes(rows: number, width: number): number;
   rmsNormGradient(
     dy: Address,
+    places: Address,
+    taken: number,
     x: Address,
     ldx: number,
     weight: Address,
@@ -313,11 +324,10 @@ export interface CpuKernels {
   copyRows(from: Address, fromLd: number, to: Address, toLd: number, count: number, width: number): void;
   firstOutside(indices: Address, count: number, limit: number): number;
   integerAt(integers: Address, i: number): number;
-  headLossBytes(d: number, v: number, k: number): number;
+  headLossBytes(v: number, k: number): number;
   firstWrongTarget(targets: Address, weights: Address, m: number, k: number, v: number): number;
   headLoss(
     h: Address,
-    positions: Address,
     head: Address,
     parts: number,
     targets: Address,
@@ -326,7 +336,6 @@ export interface CpuKernels {
     loss: Address,
     dh: Address,
     dweight: Address,
-    n: number,
     m: number,
     d: number,
     v: number,

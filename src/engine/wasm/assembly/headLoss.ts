@@ -3,7 +3,7 @@
 
 import { distilRow } from "./distilLoss";
 import { gemm, gemmPacked } from "./gemm";
-import { at, clear, copy, exp1, exp4, log1, sum4 } from "./math";
+import { at, clear, exp1, exp4, log1, sum4 } from "./math";
 import { evenly, forEachThread, give, given, LOSS, ownPart, share } from "./threads";
 
 const TOKENS = 256; // Of a block, at most,
@@ -18,8 +18,8 @@ export function blockTokens(v: i32): i32 {
 }
 
 /** Bytes of working memory that `headLoss` wants; k: of `distilRow`. */
-export function headLossBytes(d: i32, v: i32, k: i32): i32 {
-  return ((blockTokens(v) * (v + 2 * d + 2)) << 2) + forEachThread(k << 2);
+export function headLossBytes(v: i32, k: i32): i32 {
+  return ((blockTokens(v) * (v + 2)) << 2) + forEachThread(k << 2);
 }
 
 /** The first row whose target is no word though its weight is not 0, or -1. targets: k for each row. */
@@ -33,15 +33,14 @@ export function firstWrongTarget(targets: usize, weights: usize, m: i32, k: i32,
 /**
  * Cross-entropy (k = 0): targets: int32 [m]. Distillation (k > 0): targets: int32 [m, k], with their logProbabilities.
  *
- * h: [n, d]; row i of the loss is h[positions[i]], or h[i] if the address of positions is 0. weights: [m] -> loss: []; and
- * unless their addresses are 0, the gradients dh: [n, d], dweight: [v, d] (of a head of one part).
+ * h: [m, d], weights: [m] -> loss: []; and unless their addresses are 0, the gradients dh: [m, d], dweight: [v, d] (of a head
+ * of one part).
  *
  * The head is in `parts` parts, by rows of the vocabulary; `head` is a table of their formats (-1: float32),
  * addresses and numbers of rows.
  */
 export function headLoss(
   h: usize,
-  positions: usize,
   head: usize,
   parts: i32,
   targets: usize,
@@ -50,7 +49,6 @@ export function headLoss(
   loss: usize,
   dh: usize,
   dweight: usize,
-  n: i32,
   m: i32,
   d: i32,
   v: i32,
@@ -60,17 +58,13 @@ export function headLoss(
 ): void {
   const most = blockTokens(v);
   const logits = work;
-  const taken = at(logits, most * v);
-  const dtaken = at(taken, most * d);
-  const losses = at(dtaken, most * d); // float64 [most]
+  const losses = at(logits, most * v); // float64 [most]
   const scratch = at(losses, 2 * most);
   let total: f64 = 0;
-  if (dh && positions) clear(dh, n * d);
   if (dweight && m == 0) clear(dweight, v * d);
   for (let m0 = 0; m0 < m; m0 += most) {
     const tokens = min(most, m - m0);
-    if (positions) for (let i = 0; i < tokens; i++) copy(at(taken, i * d), hiddenRow(h, positions, m0 + i, d), d);
-    const x = positions ? taken : at(h, m0 * d);
+    const x = at(h, m0 * d);
     toLogits(x, head, parts, tokens, d, v, logits);
     const known = m0 * max(1, k);
     give<usize>(0, logits);
@@ -86,11 +80,7 @@ export function headLoss(
     share(LOSS, tokens, evenly(tokens, 1), <f64>tokens * <f64>v * TAKES, false);
     for (let i = 0; i < tokens; i++) total += load<f64>(losses + ((<usize>i) << 3));
     if (!dh) continue;
-    const dx = positions ? dtaken : at(dh, m0 * d);
-    toHidden(logits, head, parts, tokens, d, v, dx);
-    for (let i = 0; positions && i < tokens; i++) {
-      if (load<f32>(at(weights, m0 + i)) != 0) copy(hiddenRow(dh, positions, m0 + i, d), at(dx, i * d), d);
-    }
+    toHidden(logits, head, parts, tokens, d, v, at(dh, m0 * d));
     if (dweight) gemm(true, false, v, d, tokens, logits, v, x, d, dweight, d, m0 > 0);
   }
   store<f32>(loss, <f32>total);
@@ -118,10 +108,6 @@ export function lossPiece(first: i32, last: i32): void {
     else loss = distilRow(row, v, at(targets, known), at(logProbabilities, known), k, temperature, w, scratch);
     store<f64>(losses + ((<usize>i) << 3), loss);
   }
-}
-
-function hiddenRow(h: usize, positions: usize, i: i32, d: i32): usize {
-  return at(h, load<i32>(at(positions, i)) * d);
 }
 
 /** x: [tokens, d] -> logits: [tokens, v]. */

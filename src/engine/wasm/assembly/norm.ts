@@ -22,14 +22,27 @@ export function normalizeRow(x: usize, weight: usize, y: usize, width: i32, eps:
   for (; i < width; i++) store<f32>(at(y, i), load<f32>(at(x, i)) * r * load<f32>(at(weight, i)));
 }
 
-/** x: [rows, width], `ldx` elements apart, weight: [width] -> y: [rows, width] */
-export function rmsNorm(x: usize, ldx: i32, weight: usize, y: usize, rows: i32, width: i32, eps: f32): void {
+/**
+ * x: rows of [width], `ldx` elements apart, weight: [width] -> y: [rows, width], of the rows at `positions`: int32 [rows], or
+ * of all where the address of these is 0.
+ */
+export function rmsNorm(
+  x: usize,
+  ldx: i32,
+  positions: usize,
+  weight: usize,
+  y: usize,
+  rows: i32,
+  width: i32,
+  eps: f32,
+): void {
   give<usize>(0, x);
   give<i32>(1, ldx);
   give<usize>(2, weight);
   give<usize>(3, y);
   give<i32>(4, width);
   give<f32>(5, eps);
+  give<usize>(6, positions);
   share(NORM, rows, evenly(rows, 1), <f64>rows * <f64>width * TAKES, true);
 }
 
@@ -40,7 +53,11 @@ export function normPiece(first: i32, last: i32): void {
   const y = given<usize>(3);
   const width = given<i32>(4);
   const eps = given<f32>(5);
-  for (let row = first; row < last; row++) normalizeRow(at(x, row * ldx), weight, at(y, row * width), width, eps);
+  const positions = given<usize>(6);
+  for (let row = first; row < last; row++) {
+    const position = positions == 0 ? row : load<i32>(at(positions, row));
+    normalizeRow(at(x, position * ldx), weight, at(y, row * width), width, eps);
+  }
 }
 
 const BLOCK = 64; // Rows whose parts of the weight's gradient are added up in their order; then block is added to block.
@@ -55,13 +72,16 @@ export function rmsNormGradientBytes(rows: i32, width: i32): i32 {
 }
 
 /**
- * dy, passed: [rows, width], x and dx: the same, `ldx` elements apart, weight: [width] -> dx, dweight: [width].
+ * dy: [taken, width], passed: [rows, width], x and dx: the same, `ldx` elements apart, weight: [width] -> dx, dweight: [width].
+ * `places`: int32 [rows], the row of dy that belongs to each of x; dx is zero where that is none. 0: they are the same rows.
  *
  * With r = 1 / rms(x) and g = dy * weight: dx = passed + r * (g - x * mean(g * x) * r^2), dweight = the sum over rows of
  * dy * x * r. `passed` 0: zeros. `dweight` 0: not wanted.
  */
 export function rmsNormGradient(
   dy: usize,
+  places: usize,
+  taken: i32,
   x: usize,
   ldx: i32,
   weight: usize,
@@ -85,6 +105,8 @@ export function rmsNormGradient(
   give<i32>(7, rows);
   give<i32>(8, width);
   give<f32>(9, eps);
+  give<usize>(10, places);
+  give<i32>(11, taken);
   share(NORM_GRADIENT, blocks, evenly(blocks, 1), <f64>rows * <f64>width * GRADIENT_TAKES, true);
   if (dweight == 0) return;
   clear(dweight, width);
@@ -103,13 +125,19 @@ export function normGradientPiece(first: i32, last: i32): void {
   const rows = given<i32>(7);
   const width = given<i32>(8);
   const eps = given<f32>(9);
+  const places = given<usize>(10);
+  const taken = given<i32>(11);
   for (let block = first; block < last; block++) {
     const part = parts == 0 ? <usize>0 : at(parts, block * width);
     if (part != 0) clear(part, width);
     for (let row = block * BLOCK; row < min(rows, (block + 1) * BLOCK); row++) {
-      const own = row * width;
-      const further = passed == 0 ? <usize>0 : at(passed, own);
-      rowGradient(at(dy, own), at(x, row * ldx), weight, further, at(dx, row * ldx), part, width, eps);
+      const place = places == 0 ? row : load<i32>(at(places, row));
+      if (<u32>place >= <u32>taken) {
+        clear(at(dx, row * ldx), width);
+        continue;
+      }
+      const further = passed == 0 ? <usize>0 : at(passed, row * width);
+      rowGradient(at(dy, place * width), at(x, row * ldx), weight, further, at(dx, row * ldx), part, width, eps);
     }
   }
 }
