@@ -6,6 +6,7 @@ import * as v from "valibot";
 import { describe, expect, it } from "vitest";
 import {
   ChainsStageSchema,
+  ExportsSchema,
   PruneStageSchema,
   parseRecipe,
   type Recipe,
@@ -56,6 +57,7 @@ describe("docs/recipes.md", () => {
     const schemas = [
       RecipeSchema,
       RecipeSchema.entries.evaluation,
+      ExportsSchema,
       ...StudySchema.options,
       ScoreStageSchema,
       PruneStageSchema,

@@ -15,6 +15,7 @@ describe("the database", () => {
       "datasets",
       "events",
       "files",
+      "models",
       "runs",
       "settings",
     ]);
