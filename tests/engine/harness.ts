@@ -3,7 +3,6 @@
 
 import { beforeAll } from "vitest";
 import { startBackend, type BackendName } from "../../src/engine/backend.ts";
-import { gpuBackend } from "../../src/engine/device.ts";
 import { valueAndGradients } from "../../src/engine/gradients.ts";
 import * as tf from "../../src/engine/tf.ts";
 
@@ -22,7 +21,6 @@ export async function activate(name: BackendName): Promise<void> {
   if (choice.name !== name) throw new Error(`wanted the backend ${name}, got ${choice.name}: ${choice.reason}`);
   // Small tensors would be computed on the processor and hide the GPU's faults.
   if (name === "webgpu") tf.env().set("WEBGPU_CPU_FORWARD", false);
-  if (name === "webgpu") gpuBackend().merging = true; // As real GPUs do, whatever this one is.
   started.add(name);
 }
 

@@ -10,7 +10,10 @@ import * as tf from "../../../src/engine/tf.ts";
 import { sumOverLanes } from "../../../src/engine/wgsl.ts";
 import { activate } from "../harness.ts";
 
-beforeAll(() => activate("webgpu"));
+beforeAll(async () => {
+  await activate("webgpu");
+  gpuBackend().merging = true; // As real GPUs do.
+});
 
 const LIMITS = { buffers: 8, uniforms: 64, workgroupBytes: 16_384, workgroups: 65_535 };
 

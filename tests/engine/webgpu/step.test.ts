@@ -120,6 +120,25 @@ describe("a step that the GPU", () => {
   });
 });
 
+describe("a step whose launches share dispatches", () => {
+  it.each(FAMILIES)("gives a %s the bits of one whose launches go one by one", async (family) => {
+    await activate("webgpu");
+    await startGpu((await findAdapter())!);
+    const ends: Buffer[] = [];
+    for (const merging of [true, false]) {
+      gpuBackend().merging = merging;
+      const { model, optimizer } = training(family);
+      const stepper = createStepper(model, optimizer);
+      for (let step = 0; step < 2; step++) await stepper.step([tinyBatch(model)], { learningRate: 0.01 });
+      ends.push(await weightsOf(optimizer));
+      stepper.dispose();
+      disposeOptimizer(optimizer);
+      disposeModel(model);
+    }
+    expect(Buffer.compare(ends[0], ends[1])).toBe(0);
+  });
+});
+
 /** WebGPU's default limits: what every device has. */
 const LEAST = {
   maxBufferSize: 2 ** 28,
