@@ -10,9 +10,11 @@ import { sha256 } from "../src/storage/files.ts";
 /** Where the page is served: workers lie one folder below it, in assets/ when built and in workers/ when not. */
 export const siteUrl = (): URL => new URL("../", self.location.href);
 
+const folderOf = (name: string, site: URL): URL => new URL(`models/${encodeURIComponent(name)}/`, site);
+
 /** Rejects with a sentence that names the file which is not to be had. */
 export async function readBaseModel(name: string, site: URL): Promise<ModelFiles> {
-  const folder = new URL(`models/${encodeURIComponent(name)}/`, site);
+  const folder = folderOf(name, site);
   const config = await json(folder, "config.json"); // First and alone: where there is no model, nothing large is asked for.
   const [tokenizer, tokenizerConfig, card, bytes] = await Promise.all([
     json(folder, "tokenizer.json"),
@@ -35,6 +37,9 @@ export async function readBaseModel(name: string, site: URL): Promise<ModelFiles
     sources: async () => [{ ...source, sha256: await sha256(bytes) }],
   };
 }
+
+/** Its config.json alone. */
+export const readBaseConfig = (name: string, site: URL): Promise<unknown> => json(folderOf(name, site), "config.json");
 
 async function json(folder: URL, name: string): Promise<unknown> {
   const response = await get(folder, name);

@@ -13,6 +13,7 @@ import type { RunEnd, RunEvent } from "../src/protocol/run.ts";
 import type { ModelFiles } from "../src/recipes/host.ts";
 import { type Chat, openChat, type Reply, type ReplyOptions } from "../src/recipes/chat.ts";
 import { runRecipe } from "../src/recipes/run.ts";
+import { type ExportLimits, exportLimits } from "../src/recipes/export/limits.ts";
 import { planStorage, type StoragePlan } from "../src/recipes/planStorage.ts";
 import { openCheckpoints } from "../src/storage/checkpoints.ts";
 import { type Database, openDatabase, type RunRecord } from "../src/storage/database.ts";
@@ -21,7 +22,7 @@ import { type Files, openFiles } from "../src/storage/files.ts";
 import { runLock, TRAINING, withLock } from "../src/storage/locks.ts";
 import { isLocalModel } from "../src/storage/models.ts";
 import { createRun, filePath, listFiles, readRun, truncateEvents, updateRun } from "../src/storage/runs.ts";
-import { readBaseModel, siteUrl } from "./baseModels.ts";
+import { readBaseConfig, readBaseModel, siteUrl } from "./baseModels.ts";
 import { openEventLog } from "./eventLog.ts";
 import { failing } from "./failing.ts";
 import { fileSource, openLocalModel } from "./models.ts";
@@ -85,6 +86,13 @@ const api = {
       await backend();
       return planStorage(config, new Map(tensors.map(([name, shape]) => [name, { shape }])));
     });
+  },
+
+  /** What of a model's exports cannot be had. */
+  exportLimits(model: string): Promise<ExportLimits> {
+    return failing(async () =>
+      exportLimits(isLocalModel(model) ? (await readAnyModel(model)).config : await readBaseConfig(model, site)),
+    );
   },
 
   /** Ask the work in progress, a run or an answer, to end after its current step. */

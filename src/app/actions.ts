@@ -2,16 +2,16 @@
 
 import { batch } from "@preact/signals";
 import type { AnswerMode } from "../protocol/data.ts";
-import { parseRecipe, type Recipe, type Stage } from "../protocol/recipe.ts";
+import { type Exports, parseRecipe, type Recipe, type Stage } from "../protocol/recipe.ts";
 import type { RunEvent } from "../protocol/run.ts";
 import { type Budget, builtinRecipes } from "../recipes/builtin.ts";
 import { asFailure } from "../storage/failure.ts";
 import type { Settings } from "../storage/settings.ts";
 import { chosenModel, type PlacedFile } from "./chosenFiles.ts";
 import type { Client } from "./client.ts";
-import { type Draft, draftOf, setSkipped, setStage } from "./draft.ts";
+import { type Draft, draftOf, setSkipped, setStage, withExports } from "./draft.ts";
 import type { Language } from "./i18n/messages.ts";
-import { choiceOf, recommend, type Storage, unfinishedOf } from "./keeping.ts";
+import { choiceOf, isModelGone, recommend, type Storage, unfinishedOf } from "./keeping.ts";
 import { canResume, isAtWork, type KnownRun, type Question, type ShownRun, type Trouble, type Whom } from "./state.ts";
 import type { State } from "./store.ts";
 import { follow, newView, type RunView } from "./view.ts";
@@ -43,6 +43,7 @@ export function createActions(state: State, client: Client) {
         state.models.value = models;
         restore(settings);
       });
+      void learnLimits();
       await refreshRuns();
       const [newest] = state.runs.value;
       if (newest) await showRun(newest.record.id);
@@ -98,22 +99,36 @@ export function createActions(state: State, client: Client) {
 
   const editRecipe = (change: Partial<Draft["recipe"]>) =>
     edit({ ...state.draft.value, recipe: { ...state.draft.value.recipe, ...change } });
+  const editExports = (change: Partial<Exports>) => editRecipe(withExports(state.draft.value.recipe, change));
   const editStage = (index: number, stage: Stage) => edit(setStage(state.draft.value, index, stage));
   const includeStage = (index: number, include: boolean) => edit(setSkipped(state.draft.value, index, !include));
 
-  /** Take the built-in recipe of this size, for the model and the data that are chosen now. */
+  /** Take the built-in recipe of this size, for the model, the data and the exports that are chosen now. */
   function setBudget(budget: Budget): Promise<void> {
-    const { study, name, model, storage } = state.draft.value.recipe;
-    const recipe = { ...builtinRecipes.hospital(budget), model, storage };
+    const { study, name, model, storage, exports } = state.draft.value.recipe;
+    const recipe = { ...builtinRecipes.hospital(budget), model, storage, exports };
     return edit(draftOf(study.kind === "imported" ? { ...recipe, study, name } : recipe));
   }
 
   /** Choose a shipped model by its name, or one that is kept by its id. */
-  function chooseModel(model: string): Promise<void> {
+  async function chooseModel(model: string): Promise<void> {
     if (state.question.value.whom === "base" && state.answer.value.status !== "thinking") {
       state.answer.value = { status: "none" }; // Another model gave it.
     }
-    return editRecipe(choiceOf(model, state.models.value));
+    const edited = editRecipe(choiceOf(model, state.models.value));
+    void learnLimits();
+    await edited;
+  }
+
+  /** What of the recipe's model cannot be exported. Where it is not to be learned, the run itself tells. */
+  async function learnLimits(): Promise<void> {
+    const { model } = state.draft.value.recipe;
+    state.limits.value = null;
+    if (isModelGone(state.draft.value.recipe, state.models.value)) return;
+    try {
+      const limits = await client.exportLimits(model);
+      if (state.draft.value.recipe.model === model) state.limits.value = limits;
+    } catch {}
   }
 
   /** Choose the built-in study (null) or an imported data set. */
@@ -140,6 +155,7 @@ export function createActions(state: State, client: Client) {
       state.models.value = models;
       state.storageBytes.value = storageBytes;
     });
+    void learnLimits(); // The recipe's model may have come, or gone.
   }
 
   /** Run the recipe as it stands. Resolves when the run has ended, however it did. */
@@ -412,6 +428,7 @@ export function createActions(state: State, client: Client) {
     setLanguage,
     dismissTrouble,
     editRecipe,
+    editExports,
     editStage,
     includeStage,
     setBudget,

@@ -8,6 +8,7 @@ import type { GpuApi, SizedReply, Whom } from "../../workers/gpu.worker.ts";
 import type { AnswerMode, Case } from "../protocol/data.ts";
 import type { Recipe } from "../protocol/recipe.ts";
 import type { RunEnd, RunEvent } from "../protocol/run.ts";
+import type { ExportLimits } from "../recipes/export/limits.ts";
 import type { StoragePlan } from "../recipes/planStorage.ts";
 import {
   type Database,
@@ -65,6 +66,8 @@ export interface Client {
   inspectModel(files: File[]): Promise<InspectedModel>;
   /** What it takes of the device, kept in each form. */
   planModel(found: InspectedModel): Promise<StoragePlan[]>;
+  /** What of a model's exports cannot be had. */
+  exportLimits(model: string): Promise<ExportLimits>;
   /** Null when it was cancelled. */
   importModel(
     chosen: ChosenModel,
@@ -164,6 +167,7 @@ export function openClient(events: ClientEvents): Client {
     isRight: (item, answer) => data().call((api) => api.isRight(item, answer)),
     inspectModel: (files) => data().call((api) => api.inspectModel(files)),
     planModel: ({ config, tensors }) => gpu().call((api) => api.planModel(config, tensors)),
+    exportLimits: (model) => gpu().call((api) => api.exportLimits(model)),
     importModel({ files, name }, storage, onProgress) {
       askToPersist();
       return data().call((api) => api.importModel(files, name, storage, proxy(onProgress)));

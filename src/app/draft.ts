@@ -1,6 +1,7 @@
 // The recipe as it is being edited: stages can be left out without losing their settings.
 
-import { type Recipe, type Stage, takesFloatWeights } from "../protocol/recipe.ts";
+import { type Exports, exportsOf, isTuning, type Recipe, type Stage, takesFloatWeights } from "../protocol/recipe.ts";
+import type { ExportLimits } from "../recipes/export/limits.ts";
 
 export interface Draft {
   /** With all stages, those left out included. */
@@ -9,7 +10,24 @@ export interface Draft {
   skipped: number[];
 }
 
-export type Advice = "modelGone" | "nothingToDo" | "pruneNeedsScore" | "recoverWithoutPrune";
+export type Advice =
+  | "modelGone"
+  | "nothingToDo"
+  | "pruneNeedsScore"
+  | "recoverWithoutPrune"
+  | "noGguf"
+  | "noShape"
+  | "handoverNeedsTuning"
+  | "uniformIsRare"
+  | "paddingMayFail"
+  | "handoverHoldsData";
+
+export interface Advised {
+  advice: Advice;
+  canRun: boolean;
+  /** The reason, in English. */
+  because?: string;
+}
 
 export const draftOf = (recipe: Recipe): Draft => ({ recipe, skipped: [] });
 
@@ -45,13 +63,36 @@ export function setSkipped(draft: Draft, index: number, skip: boolean): Draft {
   return { ...draft, skipped: skip ? [...others, index] : others };
 }
 
+/** The recipe with exports of its own, all of them said. */
+export function withExports(recipe: Recipe, change: Partial<Exports>): Recipe {
+  const { handover, ...others } = { ...exportsOf(recipe), ...change };
+  return { ...recipe, exports: handover ? { ...others, handover } : others };
+}
+
 /** What keeps the recipe from being run, or makes it an odd one; null when all is well. */
-export function advise(draft: Draft, modelGone: boolean): { advice: Advice; canRun: boolean } | null {
+export function advise(draft: Draft, modelGone: boolean, limits: ExportLimits | null): Advised | null {
   if (modelGone) return { advice: "modelGone", canRun: false };
-  const kinds = recipeOf(draft).stages.map((stage) => stage.kind);
+  const recipe = recipeOf(draft);
+  const kinds = recipe.stages.map((stage) => stage.kind);
   if (kinds.length === 0) return { advice: "nothingToDo", canRun: false };
   const prune = kinds.indexOf("prune");
   if (prune >= 0 && !kinds.slice(0, prune).includes("score")) return { advice: "pruneNeedsScore", canRun: false };
+  const refused = adviseAgainstExports(recipe, limits);
+  if (refused) return refused;
   if (prune < 0 && kinds.includes("recover")) return { advice: "recoverWithoutPrune", canRun: true };
-  return null;
+  return exportsOf(recipe).handover ? { advice: "handoverHoldsData", canRun: true } : null;
+}
+
+/** What of the exports cannot be had for sure, or perhaps. */
+function adviseAgainstExports(recipe: Recipe, limits: ExportLimits | null): Advised | null {
+  const { shape, gguf, handover } = exportsOf(recipe);
+  if (handover && !recipe.stages.some(isTuning)) return { advice: "handoverNeedsTuning", canRun: false };
+  const forOthers = gguf.length > 0 || handover !== undefined;
+  const padded = shape === "padded" || (shape === "perLayer" && forOthers);
+  const noShape = limits?.shapes[padded ? "padded" : shape];
+  if (noShape) return { advice: "noShape", canRun: false, because: noShape };
+  if (gguf.length > 0 && limits?.gguf) return { advice: "noGguf", canRun: false, because: limits.gguf };
+  if (!recipe.stages.some(({ kind }) => kind === "prune")) return null;
+  if (shape === "uniform") return { advice: "uniformIsRare", canRun: true };
+  return padded && limits?.padsExperts === false ? { advice: "paddingMayFail", canRun: true } : null;
 }

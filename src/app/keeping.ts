@@ -41,6 +41,11 @@ export function choiceOf(model: string, models: ModelRecord[]): Pick<Recipe, "mo
   return { model, storage: storage === "f32" ? undefined : storage };
 }
 
+/** As the person called a model that they brought; others are called as they are. Null for one that is no longer here. */
+export function nameOfModel(model: string, models: ModelRecord[]): string | null {
+  return isLocalModel(model) ? (models.find(({ id }) => id === model)?.name ?? null) : model;
+}
+
 /** Whether the recipe's model was brought by the person and is not here, or not whole. */
 export function isModelGone({ model }: Recipe, models: ModelRecord[]): boolean {
   return isLocalModel(model) && !models.some((one) => one.id === model && isWhole(one));

@@ -3,6 +3,7 @@
 import type { GpuApi, SizedReply, Whom } from "../../workers/gpu.worker.ts";
 import type { ImportProgress, InspectedModel, RowError } from "../../workers/data.worker.ts";
 import type { AnswerMode, Case } from "../protocol/data.ts";
+import type { ExportLimits } from "../recipes/export/limits.ts";
 import type { StoragePlan } from "../recipes/planStorage.ts";
 import type { CheckpointRecord, DatasetRecord, FileRecord, ModelRecord, RunRecord } from "../storage/database.ts";
 import type { FailureCode } from "../storage/failure.ts";
@@ -94,4 +95,4 @@ export const canResume = (status: ShownRun["status"]): boolean =>
 
 export const isAtWork = (status: ShownRun["status"]): boolean => status === "running" || status === "stopping";
 
-export type { DatasetRecord, FileRecord, ModelRecord, RowError, StoragePlan, Whom };
+export type { DatasetRecord, ExportLimits, FileRecord, ModelRecord, RowError, StoragePlan, Whom };

@@ -12,6 +12,7 @@ import type {
   Bringing,
   DatasetRecord,
   Engine,
+  ExportLimits,
   FileRecord,
   Importing,
   KnownRun,
@@ -39,6 +40,8 @@ export interface State {
   /** Those that the person brought, unfinished ones too. */
   models: Signal<ModelRecord[]>;
   bringing: Signal<Bringing>;
+  /** What of the recipe's model cannot be exported; null until known. */
+  limits: Signal<ExportLimits | null>;
   question: Signal<Question>;
   answer: Signal<Answer>;
   /** Bytes that this page's storage takes; null until known. */
@@ -51,13 +54,16 @@ export function createState(draft: Draft, language: Language): State {
   const languageSignal = signal(language);
   const draftSignal = signal(draft);
   const models = signal<ModelRecord[]>([]);
+  const limits = signal<ExportLimits | null>(null);
   return {
     language: languageSignal,
     messages: computed(() => (languageSignal.value === "zh" ? zh : en)),
     engine: signal<Engine>({ status: "starting" }),
     draft: draftSignal,
     recipe: computed(() => recipeOf(draftSignal.value)),
-    advice: computed(() => advise(draftSignal.value, isModelGone(draftSignal.value.recipe, models.value))),
+    advice: computed(() =>
+      advise(draftSignal.value, isModelGone(draftSignal.value.recipe, models.value), limits.value),
+    ),
     run: signal<ShownRun>({ status: "none" }),
     view: signal<RunView | null>(null),
     runs: signal<KnownRun[]>([]),
@@ -66,6 +72,7 @@ export function createState(draft: Draft, language: Language): State {
     importing: signal<Importing>({ status: "idle" }),
     models,
     bringing: signal<Bringing>({ status: "idle" }),
+    limits,
     question: signal<Question>({ whom: "base", mode: "chain", text: "", drawn: null }),
     answer: signal<Answer>({ status: "none" }),
     storageBytes: signal<number | null>(null),

@@ -6,6 +6,7 @@ import { createState, type State } from "../../src/app/store.ts";
 import type { InspectedModel } from "../../workers/data.worker.ts";
 import type { Case } from "../../src/protocol/data.ts";
 import type { RunEvent } from "../../src/protocol/run.ts";
+import type { ExportLimits } from "../../src/recipes/export/limits.ts";
 import type {
   CheckpointRecord,
   DatasetRecord,
@@ -467,6 +468,58 @@ describe("bringing a model", () => {
     actions.setQuestion({ text: "which?", whom: "base" });
     void actions.ask();
     expect(recorded.given("ask")[0].whom).toEqual({ kind: "base", model: "local-1" });
+  });
+});
+
+describe("what a run is to leave", () => {
+  const limits: ExportLimits = {
+    pruned: false,
+    shapes: { perLayer: null, uniform: null, padded: null },
+    gguf: "llama.cpp cannot run it.",
+    ggufNotes: [],
+    padsExperts: true,
+  };
+
+  it("is kept when the size of the run or the data are changed", async () => {
+    stored.datasets = [{ schemaVersion: 1, id: "d1", createdAt: 1, name: "own", cases: 9 }];
+    await opened();
+    await actions.editExports({ dtype: "bf16", shape: "padded", gguf: ["Q8_0"] });
+    const wanted = state.draft.value.recipe.exports;
+    for (const change of [
+      () => actions.setBudget("full"),
+      () => actions.chooseData("d1"),
+      () => actions.setBudget("quick"),
+      () => actions.chooseData(null),
+    ]) {
+      await change();
+      expect(state.draft.value.recipe.exports).toEqual(wanted);
+    }
+    expect(wanted).toMatchObject({ dtype: "bf16", shape: "padded", gguf: ["Q8_0"] });
+  });
+
+  it("is weighed against the model that is chosen, not against one that was", async () => {
+    await opened();
+    await recorded.answer("exportLimits", { ...limits, gguf: null });
+    expect(state.limits.value?.gguf).toBeNull();
+    void actions.chooseModel("another");
+    expect(state.limits.value).toBeNull();
+    state.draft.value = draftOf({ ...recipe, model: "a third" }); // Before the answer has come.
+    await recorded.answer("exportLimits", limits);
+    expect(state.limits.value).toBeNull();
+    void actions.chooseModel("another");
+    await recorded.answer("exportLimits", limits);
+    expect(state.limits.value).toEqual(limits);
+    await actions.editExports({ gguf: ["F16"] });
+    expect(state.advice.value).toMatchObject({ advice: "noGguf", canRun: false });
+    await actions.startRun();
+    expect(recorded.verbs()).not.toContain("createRun");
+  });
+
+  it("is left to the run where nothing is to be learned of the model", async () => {
+    await opened();
+    await recorded.fail("exportLimits", new Failure("missing", "It is not there."));
+    expect(state.limits.value).toBeNull();
+    expect(state.trouble.value).toBeNull();
   });
 });
 

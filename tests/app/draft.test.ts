@@ -1,6 +1,7 @@
-import { expect, it } from "vitest";
-import { parseRecipe } from "../../src/protocol/recipe.ts";
-import { advise, draftOf, recipeOf, setSkipped, setStage } from "../../src/app/draft.ts";
+import { describe, expect, it } from "vitest";
+import { type Exports, parseRecipe } from "../../src/protocol/recipe.ts";
+import type { ExportLimits } from "../../src/recipes/export/limits.ts";
+import { advise, draftOf, recipeOf, setSkipped, setStage, withExports } from "../../src/app/draft.ts";
 import { recipe } from "../storage/states.ts";
 
 const draft = draftOf(recipe);
@@ -8,6 +9,7 @@ const skip = (...stages: number[]) =>
   advise(
     stages.reduce((left, stage) => setSkipped(left, stage, true), draft),
     false,
+    null,
   );
 
 it("leaves stages out of the run and keeps their settings for when they are taken back", () => {
@@ -71,9 +73,72 @@ it("leaves out what frozen weights rule out, for as long as they are frozen", ()
   expect(kinds(undefined)).toEqual(["score", "recover", "chains", "sft"]);
   const byLora = setStage(skipping, 4, { kind: "sft", method: "lora", ...training, rank: 16, alpha: 32 });
   expect(kinds("int8", byLora)).toEqual(["chains", "sft"]);
-  expect(advise({ ...draft, recipe: { ...draft.recipe, storage: "int8" } }, false)).toEqual({
+  expect(advise({ ...draft, recipe: { ...draft.recipe, storage: "int8" } }, false, null)).toEqual({
     advice: "nothingToDo",
     canRun: false,
   });
-  expect(advise(draft, true)).toEqual({ advice: "modelGone", canRun: false });
+  expect(advise(draft, true, null)).toEqual({ advice: "modelGone", canRun: false });
+});
+
+describe("what is said of exports before the run", () => {
+  const able: ExportLimits = {
+    pruned: false,
+    shapes: { perLayer: null, uniform: null, padded: null },
+    gguf: null,
+    ggufNotes: [],
+    padsExperts: true,
+  };
+  const training = { steps: 5, batch: 2, learningRate: 1e-3 };
+  const tuning = { kind: "chains", ...training, rank: 4, alpha: 8, control: false } as const;
+  const tuned = { ...recipe, stages: [...recipe.stages, tuning] };
+  const uncut = { ...recipe, stages: [tuning] };
+  const handover: Exports["handover"] = { tools: ["trl"], thenStop: false };
+  const said = (from: typeof recipe, exports: Partial<Exports>, limits: Partial<ExportLimits> = {}) =>
+    advise(draftOf(withExports(from, exports)), false, { ...able, ...limits });
+
+  it("is nothing where all can be had", () => {
+    expect(said(tuned, { shape: "padded", dtype: "bf16", gguf: ["Q8_0"] })).toBeNull();
+    expect(said(uncut, { shape: "uniform" })).toBeNull();
+  });
+
+  it("is why there can be no GGUF file, and only where one is asked for", () => {
+    const no = { gguf: "no shared experts" };
+    expect(said(tuned, { gguf: ["F16"] }, no)).toEqual({
+      advice: "noGguf",
+      canRun: false,
+      because: "no shared experts",
+    });
+    expect(said(tuned, {}, no)).toBeNull();
+  });
+
+  it("is why a model that was pruned before cannot be had in a shape, also where others need it", () => {
+    const no = { pruned: true, shapes: { ...able.shapes, padded: "it lost experts" } };
+    const advice = { advice: "noShape", canRun: false, because: "it lost experts" };
+    expect(said(tuned, { shape: "padded" }, no)).toEqual(advice);
+    expect(said(tuned, { gguf: ["F16"] }, no)).toEqual(advice);
+    expect(said(tuned, {}, no)).toBeNull();
+  });
+
+  it("is what may come to nothing once the model was pruned", () => {
+    expect(said(tuned, { shape: "uniform" })).toEqual({ advice: "uniformIsRare", canRun: true });
+    expect(said(tuned, { shape: "padded" }, { padsExperts: false })).toEqual({
+      advice: "paddingMayFail",
+      canRun: true,
+    });
+    expect(said(tuned, { gguf: ["F16"] }, { padsExperts: false })?.advice).toBe("paddingMayFail");
+    expect(said(uncut, { gguf: ["F16"] }, { padsExperts: false })).toBeNull();
+  });
+
+  it("is that a hand-over holds the data, and that it needs a stage that tunes", () => {
+    expect(said(tuned, { handover })).toEqual({ advice: "handoverHoldsData", canRun: true });
+    expect(said(recipe, { handover })).toEqual({ advice: "handoverNeedsTuning", canRun: false });
+    expect(said({ ...tuned, storage: "int8" }, { handover })?.advice).toBe("handoverHoldsData");
+  });
+
+  it("is of a recipe that can be read again, with the hand-over or without", () => {
+    const handedOver = withExports(tuned, { handover });
+    expect(parseRecipe(handedOver)).toEqual(handedOver);
+    expect(withExports(handedOver, { handover: undefined }).exports).not.toHaveProperty("handover");
+    expect(withExports(recipe, {}).exports).toMatchObject({ shape: "perLayer", gguf: [], adapter: true });
+  });
 });

@@ -4,6 +4,9 @@ import { describe, expect, it } from "vitest";
 import { en } from "../../src/app/i18n/en.ts";
 import { formatsOf } from "../../src/app/i18n/format.ts";
 import { zh } from "../../src/app/i18n/zh.ts";
+import { notesForLlamaCpp } from "../../src/formats/ggufConfig.ts";
+import { type DeepSeekConfig, readConfig } from "../../src/formats/hfConfig.ts";
+import { formOf } from "../../src/recipes/export/forms.ts";
 
 type Words = { [key: string]: unknown };
 
@@ -40,6 +43,7 @@ it("leaves nothing in English for Chinese readers but names", () => {
     "title",
     "engine.ready",
     "files.sha",
+    "files.note",
     "results.none",
     "results.spread",
     "progress.lossFromTo",
@@ -66,6 +70,27 @@ it("has no words on the page but those of the messages", () => {
   );
   expect(files.length).toBeGreaterThan(15);
   expect(written.filter((text) => !text.endsWith(": "))).toEqual([]);
+});
+
+it("says in Chinese all that the engine enters of written files", () => {
+  const config = readConfig(JSON.parse(readFileSync("public/models/deepseek-nano/config.json", "utf8")));
+  const pruned = { ...config, layers: Array.from({ length: config.numHiddenLayers }, () => ({})) };
+  const notes = [
+    ...(["perLayer", "uniform", "padded"] as const).map((shape) => formOf(pruned, shape).note ?? ""),
+    ...notesForLlamaCpp({ ...config, rmsNormEps: 1e-5, qLoraRank: null, numNextnPredictLayers: 1 } as DeepSeekConfig),
+    ...["src/recipes/exports.ts", "src/recipes/handOver.ts", "src/recipes/export/gguf.ts"].flatMap((file) =>
+      [
+        ...readFileSync(file, "utf8").matchAll(
+          /(?:"handover\/: |`)((?:The (?:base|weights)|it holds|There is) [^"`]+)["`]/g,
+        ),
+      ].map(([, note]) => note.replaceAll("${stored}", "f16").replaceAll("${dtype}", "bf16")),
+    ),
+    "3 tensors are F16 because their rows are no whole blocks of 32, the first a.weight with rows of 48.",
+  ];
+  expect(notes).toHaveLength(11);
+  for (const note of notes) expect(zh.files.note(note), note).toMatch(/^[^a-z]*[\u4e00-\u9fff]|^llama\.cpp 在/);
+  expect(zh.files.note(notes[10])).toContain("3 个张量");
+  expect(zh.files.note("It is new.")).toBe("It is new.");
 });
 
 describe("numbers", () => {

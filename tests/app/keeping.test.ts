@@ -1,5 +1,5 @@
 import { expect, it } from "vitest";
-import { recommend, unfinishedOf } from "../../src/app/keeping.ts";
+import { nameOfModel, recommend, unfinishedOf } from "../../src/app/keeping.ts";
 import type { StoragePlan } from "../../src/recipes/planStorage.ts";
 import type { ModelRecord } from "../../src/storage/database.ts";
 
@@ -37,4 +37,11 @@ it("knows files again whose import was not ended, by their names and sizes", () 
   expect(unfinishedOf([a], [begun])).toEqual([]);
   expect(unfinishedOf([a, new File(["1"], "b.safetensors")], [begun])).toEqual([]);
   expect(unfinishedOf([a, b], [{ ...begun, doneBytes: 10 }])).toEqual([]);
+});
+
+it("calls a model as the person did, others by their folder, and none that is gone", () => {
+  const models = [{ id: "local-1", name: "mine" } as ModelRecord];
+  expect(nameOfModel("local-1", models)).toBe("mine");
+  expect(nameOfModel("deepseek-nano", models)).toBe("deepseek-nano");
+  expect(nameOfModel("local-2", models)).toBeNull();
 });

@@ -66,6 +66,15 @@ const advice: Record<Advice, string> = {
   nothingToDo: "Choose at least one stage.",
   pruneNeedsScore: "Pruning needs scores: switch scoring on, or leave pruning out.",
   recoverWithoutPrune: "Nothing is pruned, so recovery is plain further training.",
+  noGguf: "This model cannot be a GGUF file: take GGUF out of what you take away.",
+  noShape: "This model cannot be had in that shape: choose another under what you take away.",
+  handoverNeedsTuning:
+    "The hand-over takes its settings from chains of thought or fine-tuning: switch one on, or leave it out.",
+  uniformIsRare:
+    "Pruning seldom leaves all layers alike. Where it does not, this run ends right after pruning: choose padded to be sure.",
+  paddingMayFail:
+    "If pruning takes whole experts, this model cannot be padded, as GGUF and hand-over need it too. The run then ends right after pruning.",
+  handoverHoldsData: "The hand-over folder will hold the training cases as text.",
 };
 
 /** What becomes of a model that is kept so. */
@@ -85,6 +94,9 @@ const slices: Record<string, string> = {
   "seen combination": "Needs combined as in training",
   "unseen combination": "Needs combined as never in training",
 };
+
+/** What the engine says of the files is English already. */
+const note = (sentence: string): string => sentence;
 
 const sliceName = (name: string): string => slices[name] ?? name;
 
@@ -150,6 +162,36 @@ export const en = {
     waiting: "Waiting for the engine…",
     between: (least: string, most: string) => `A number from ${least} to ${most}`,
     advice,
+  },
+  exports: {
+    title: "What you take away",
+    dtype: "Type of the merged weights",
+    dtypes: {
+      f32: "float32: exact",
+      f16: "float16: half the size, rounded",
+      bf16: "bfloat16: half the size, rounded more coarsely",
+    },
+    shardMegabytes: "Largest file, MB",
+    adapter: "Also the LoRA adapter by itself",
+    shape: "Shape of the pruned model",
+    shapes: {
+      perLayer: { name: "per layer", what: "Smallest: every layer in its own sizes. Loads in Espalier only." },
+      padded: { name: "padded", what: "Loads everywhere: zeros for what was removed, so as large as before." },
+      uniform: { name: "uniform", what: "Loads everywhere and is small. Only where pruning leaves every layer alike." },
+    },
+    notPruned: "Nothing is pruned, so the model has one shape, which loads everywhere.",
+    gguf: "GGUF files for llama.cpp, Ollama and LM Studio",
+    ggufTypes: {
+      F16: "F16: 2 bytes a weight, hardly any loss",
+      Q8_0: "Q8_0: about 1 byte a weight, hardly any loss",
+      Q4_0: "Q4_0: about half a byte a weight, some loss",
+    },
+    noGguf: "llama.cpp cannot run this model.",
+    ggufPadded: "llama.cpp takes one size for all layers: a pruned model is padded there.",
+    handover: "Hand-over folder, with which another tool tunes on a cluster",
+    handedOver: "hand-over",
+    handoverWarning: "It holds the training cases as text. Treat it as you treat the data.",
+    thenStop: "End there: no tuning here",
   },
   stageKinds,
   stageWhat,
@@ -251,6 +293,7 @@ export const en = {
   },
   results: {
     title: "Before and after",
+    base: "Base model:",
     accuracy: "Accuracy",
     f1: "macro-F1",
     interval: "95 % interval",
@@ -324,11 +367,22 @@ export const en = {
     name: "File",
     size: "Size",
     groups: {
-      report: "Report",
-      adapter: "LoRA adapter (PEFT)",
-      base: "Pruned model that the adapter fits",
-      model: "Merged model (Hugging Face)",
+      report: { name: "Report", what: "The whole run, for people and for programs." },
+      adapter: { name: "LoRA adapter (PEFT)", what: "What tuning added, to be put on the model that it fits." },
+      base: { name: "Pruned model that the adapter fits", what: "The model before tuning, without the adapter." },
+      model: { name: "Merged model (Hugging Face)", what: "The tuned model in one piece, with its model card." },
+      gguf: { name: "GGUF", what: "The tuned model for llama.cpp, Ollama and LM Studio." },
+      handover: {
+        name: "Hand-over to a cluster",
+        what: "The model before tuning, the data and the run files of each tool.",
+      },
     },
+    checksums: "tells whether the whole folder arrived: sha256sum -c SHA256SUMS",
+    shard: (number: string, count: string) => `weights, part ${number} of ${count}`,
+    shardIndex: "says which part holds which weight",
+    modelfile: "for Ollama: ollama create mine -f Modelfile",
+    all: (count: string) => `All ${count} files`,
+    note,
     sha: "SHA-256",
   },
   data: {

@@ -1,6 +1,7 @@
 // 简体中文。
 
 import type { Messages } from "./messages.ts";
+import { noteInChinese } from "./zhNotes.ts";
 
 const slices: Record<string, string> = {
   en: "英文",
@@ -92,7 +93,44 @@ export const zh: Messages = {
       nothingToDo: "请至少选择一个阶段。",
       pruneNeedsScore: "剪枝需要评分：请启用评分，或去掉剪枝。",
       recoverWithoutPrune: "没有剪枝，恢复阶段只是普通的继续训练。",
+      noGguf: "此模型无法写成 GGUF 文件：请在“带走的内容”中去掉 GGUF。",
+      noShape: "此模型无法采用这种形状：请在“带走的内容”中另选一种。",
+      handoverNeedsTuning: "交接文件夹的设置取自思维链或微调阶段：请启用其中之一，或不要交接。",
+      uniformIsRare: "剪枝后各层很少相同。若不相同，这次运行会在剪枝后立即结束：如需稳妥，请选择“补零”。",
+      paddingMayFail:
+        "如果剪枝去掉整个专家，此模型就无法补零，而 GGUF 和交接也需要补零。那时这次运行会在剪枝后立即结束。",
+      handoverHoldsData: "交接文件夹将包含文本形式的训练案例。",
     },
+  },
+  exports: {
+    title: "带走的内容",
+    dtype: "合并后权重的类型",
+    dtypes: {
+      f32: "float32：精确",
+      f16: "float16：一半大小，有舍入",
+      bf16: "bfloat16：一半大小，舍入更粗",
+    },
+    shardMegabytes: "单个文件上限（MB）",
+    adapter: "另外单独写出 LoRA 适配器",
+    shape: "剪枝后模型的形状",
+    shapes: {
+      perLayer: { name: "逐层", what: "最小：每层保留自己的尺寸。只有 Espalier 能加载。" },
+      padded: { name: "补零", what: "到处都能加载：剪掉的部分写成零，因此与剪枝前一样大。" },
+      uniform: { name: "统一", what: "到处都能加载，而且小。仅当剪枝后各层相同时可用。" },
+    },
+    notPruned: "没有剪枝，模型只有一种形状，到处都能加载。",
+    gguf: "GGUF 文件（用于 llama.cpp、Ollama 和 LM Studio）",
+    ggufTypes: {
+      F16: "F16：每个权重 2 字节，几乎没有损失",
+      Q8_0: "Q8_0：每个权重约 1 字节，几乎没有损失",
+      Q4_0: "Q4_0：每个权重约半字节，有些损失",
+    },
+    noGguf: "llama.cpp 无法运行此模型。",
+    ggufPadded: "llama.cpp 要求各层尺寸相同：剪枝后的模型在其中会补零。",
+    handover: "交接文件夹：由其他工具在集群上继续微调",
+    handedOver: "交接",
+    handoverWarning: "其中包含文本形式的训练案例。请像对待数据一样对待它。",
+    thenStop: "到此为止：不在本机微调",
   },
   stageKinds: {
     score: "评分",
@@ -203,6 +241,7 @@ export const zh: Messages = {
   },
   results: {
     title: "前后对比",
+    base: "基础模型：",
     accuracy: "准确率",
     f1: "宏平均 F1",
     interval: "95% 区间",
@@ -283,11 +322,19 @@ export const zh: Messages = {
     name: "文件",
     size: "大小",
     groups: {
-      report: "报告",
-      adapter: "LoRA 适配器（PEFT）",
-      base: "适配器所用的剪枝模型",
-      model: "合并后的模型（Hugging Face）",
+      report: { name: "报告", what: "整次运行的记录，供人阅读，也供程序读取。" },
+      adapter: { name: "LoRA 适配器（PEFT）", what: "微调所增加的部分，要配合它所适用的模型。" },
+      base: { name: "适配器所用的剪枝模型", what: "微调之前的模型，不含适配器。" },
+      model: { name: "合并后的模型（Hugging Face）", what: "微调后的完整模型，附模型卡。" },
+      gguf: { name: "GGUF 文件", what: "微调后的模型，用于 llama.cpp、Ollama 和 LM Studio。" },
+      handover: { name: "交接到集群", what: "微调之前的模型、数据，以及各工具的运行文件。" },
     },
+    checksums: "用于检查整个文件夹是否完整：sha256sum -c SHA256SUMS",
+    shard: (number, count) => `权重，第 ${number} 部分，共 ${count} 部分`,
+    shardIndex: "说明每个权重在哪一部分",
+    modelfile: "用于 Ollama：ollama create mine -f Modelfile",
+    all: (count) => `全部 ${count} 个文件`,
+    note: noteInChinese,
     sha: "SHA-256",
   },
   data: {

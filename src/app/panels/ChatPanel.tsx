@@ -3,7 +3,7 @@
 import { useId } from "preact/hooks";
 import { type PanelProps, useFormats, useMessages, wordsOf } from "../context.ts";
 import type { AnswerMode } from "../../protocol/data.ts";
-import { isModelGone } from "../keeping.ts";
+import { isModelGone, nameOfModel } from "../keeping.ts";
 import { type Answer, isAtWork, type Question } from "../state.ts";
 import { Card } from "../widgets/Card.tsx";
 import { Choice } from "../widgets/fields.tsx";
@@ -18,7 +18,7 @@ export function ChatPanel({ state, actions }: PanelProps) {
   const gone = asksBase && isModelGone(recipe, state.models.value);
   const canAsk = state.engine.value.status === "ready" && !training && !gone && question.text.trim() !== "";
   const runName = state.view.value?.recipe.name ?? "";
-  const baseName = state.models.value.find(({ id: known }) => known === recipe.model)?.name ?? recipe.model;
+  const baseName = nameOfModel(recipe.model, state.models.value) ?? recipe.model;
   return (
     <Card title={t.chat.title} lead={training ? t.chat.busy : t.chat.lead} class="chat">
       <form
@@ -47,7 +47,7 @@ export function ChatPanel({ state, actions }: PanelProps) {
             onChange={actions.setMode}
           />
         </div>
-        <p class="quiet asked">
+        <p class="quiet asked" title={asksBase && baseName !== recipe.model ? recipe.model : undefined}>
           {gone ? t.recipe.advice.modelGone : asksBase ? t.chat.askedBase(baseName) : t.chat.askedTuned(runName)}
         </p>
         <label for={id}>{t.chat.question}</label>

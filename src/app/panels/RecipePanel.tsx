@@ -7,11 +7,13 @@ import type { Formats } from "../i18n/format.ts";
 import type { Messages } from "../i18n/messages.ts";
 import type { Recipe, Stage } from "../../protocol/recipe.ts";
 import { type Budget, builtinRecipes } from "../../recipes/builtin.ts";
+import { isLocalModel } from "../../storage/models.ts";
 import { isModelGone, isWhole, storageNames } from "../keeping.ts";
 import { isAtWork } from "../state.ts";
 import { Card } from "../widgets/Card.tsx";
 import { CheckField, Choice, NumberField, SelectField } from "../widgets/fields.tsx";
 import { shippedModels } from "./ModelsPanel.tsx";
+import { ExportFields } from "./ExportFields.tsx";
 import { StageFields } from "./StageFields.tsx";
 
 export function RecipePanel({ state, actions }: PanelProps) {
@@ -57,6 +59,7 @@ export function RecipePanel({ state, actions }: PanelProps) {
           </p>
         )}
         <EvaluationFields {...fixed} />
+        <ExportFields {...fixed} />
         <RunButton state={state} actions={actions} />
       </form>
     </Card>
@@ -87,6 +90,7 @@ function ModelField({ state, actions, disabled }: FixedProps) {
   return (
     <SelectField
       label={t.recipe.model}
+      title={isLocalModel(recipe.model) ? recipe.model : undefined}
       value={recipe.model}
       options={[...shippedModels.map((model) => ({ value: model, label: model })), ...kept, ...gone]}
       disabled={disabled}
@@ -312,7 +316,11 @@ function RunButton({ state, actions }: PanelProps) {
           {state.engine.value.status === "starting" ? t.recipe.waiting : t.recipe.run}
         </button>
       )}
-      {advice && <p class="quiet">{t.recipe.advice[advice.advice]}</p>}
+      {advice && (
+        <p class="quiet" role="status">
+          {t.recipe.advice[advice.advice]} {advice.because && <span lang="en">{advice.because}</span>}
+        </p>
+      )}
     </div>
   );
 }

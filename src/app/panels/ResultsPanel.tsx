@@ -5,6 +5,7 @@ import type { Evaluation, ModelSize, Report, StageResult } from "../../protocol/
 import { evaluationRows, type RunView } from "../view.ts";
 import { Card } from "../widgets/Card.tsx";
 import { Interval } from "../widgets/Interval.tsx";
+import { ModelName } from "../widgets/ModelName.tsx";
 import { Scroll } from "../widgets/Scroll.tsx";
 
 export function ResultsPanel({ state }: Pick<PanelProps, "state">) {
@@ -12,7 +13,15 @@ export function ResultsPanel({ state }: Pick<PanelProps, "state">) {
   const view = state.view.value;
   if (!view || (view.evaluations.length === 0 && view.results.length === 0)) return null;
   return (
-    <Card title={t.results.title} class="results">
+    <Card
+      title={t.results.title}
+      lead={
+        <>
+          {t.results.base} <ModelName model={view.recipe.model} models={state.models.value} />
+        </>
+      }
+      class="results"
+    >
       {view.evaluations.length > 0 && <EvaluationTable view={view} />}
       {view.report && (
         <div class="pair">

@@ -3,6 +3,7 @@
 import { type PanelProps, useFormats, useMessages } from "../context.ts";
 import { isAtWork } from "../state.ts";
 import { Card } from "../widgets/Card.tsx";
+import { ModelName } from "../widgets/ModelName.tsx";
 
 export function RunsPanel({ state, actions }: PanelProps) {
   const [t, format] = [useMessages(), useFormats()];
@@ -20,7 +21,8 @@ export function RunsPanel({ state, actions }: PanelProps) {
               <span class="file-name">
                 {record.name}
                 <span class="quiet">
-                  {when} · {t.runs.statuses[isShown && atWork ? "running" : status]}
+                  {when} · <ModelName model={record.recipe.model} models={state.models.value} /> ·{" "}
+                  {t.runs.statuses[isShown && atWork ? "running" : status]}
                 </span>
               </span>
               <span class="buttons">

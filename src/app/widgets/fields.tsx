@@ -80,18 +80,33 @@ export function TextField({ label, value, onChange }: TextFieldProps) {
 
 interface SelectFieldProps<T extends string> {
   label: string;
+  /** What the choice is called where people do not look. */
+  title?: string;
   value: T;
   options: { value: T; label: string; disabled?: boolean }[];
   disabled?: boolean;
   onChange: (value: T) => void;
 }
 
-export function SelectField<T extends string>({ label, value, options, disabled, onChange }: SelectFieldProps<T>) {
+export function SelectField<T extends string>({
+  label,
+  title,
+  value,
+  options,
+  disabled,
+  onChange,
+}: SelectFieldProps<T>) {
   const id = useId();
   return (
     <div class="field">
       <label for={id}>{label}</label>
-      <select id={id} value={value} disabled={disabled} onChange={(event) => onChange(event.currentTarget.value as T)}>
+      <select
+        id={id}
+        title={title}
+        value={value}
+        disabled={disabled}
+        onChange={(event) => onChange(event.currentTarget.value as T)}
+      >
         {options.map((option) => (
           <option key={option.value} value={option.value} disabled={option.disabled}>
             {option.label}
