@@ -92,6 +92,17 @@ describe("the built page", () => {
       "Longest reply, tokens": 24,
       "Steps between checkpoints": CHECKPOINT_EVERY,
     });
+    await recipe.getByText("What you take away").click();
+    await recipe.getByLabel("Type of the merged weights").selectOption("bf16");
+    await fill(recipe, { "Largest file, MB": 1 });
+    await recipe.getByRole("radio", { name: "uniform", exact: true }).check();
+    await recipe.getByText("Pruning seldom leaves all layers alike.").waitFor();
+    await recipe.getByRole("radio", { name: "padded", exact: true }).check();
+    await recipe.getByLabel(/^Q8_0: /).check();
+    await recipe.getByLabel("TRL", { exact: true }).check();
+    await recipe.getByText("The hand-over folder will hold the training cases as text.").waitFor();
+    expect(await accessibilityFaults(page)).toEqual([]);
+    await picture("2-export");
     await recipe.getByRole("button", { name: "Run the whole recipe" }).click();
     const progress = section("Progress");
     // Not from the first step on: a checkpoint of this stage should have been written.
@@ -148,12 +159,35 @@ describe("the built page", () => {
   });
 
   it("hands out the adapter and the model, whole", async () => {
-    for (const name of ["adapter/adapter_model.safetensors", "model/model.safetensors"]) {
+    for (const name of ["adapter/adapter_model.safetensors", "model/model-00001-of-00003.safetensors"]) {
       const bytes = await save(name);
       const named = report.files.find((file) => file.name === name);
       expect(createHash("sha256").update(bytes).digest("hex")).toBe(named?.sha256);
       expect(readSafetensors(new Uint8Array(bytes)).size).toBeGreaterThan(4);
     }
+  });
+
+  it("lists what was chosen to be taken away, and says what each form means", async () => {
+    const files = section("Take away");
+    await files.getByText(/^All \d+ files$/).click();
+    const named = report.files.map(({ name }) => name);
+    const shards = named.filter((name) => /^model\/model-\d{5}-of-\d{5}\.safetensors$/.test(name));
+    expect(shards.length).toBeGreaterThan(1);
+    for (const name of [...shards, "gguf/hospital-Q8_0.gguf", "gguf/Modelfile", "handover/README.md"]) {
+      await files.getByRole("button", { name: `Save ${name}`, exact: true }).waitFor();
+    }
+    await files.getByText(`weights, part 1 of ${shards.length}`).first().waitFor();
+    await files.getByText("it holds the training data as text").waitFor();
+    await files.getByText("The weights are rounded to bf16").waitFor();
+    expect(await files.getByText("What pruning removed is written as zeros").count()).toBe(4);
+    expect(named).toEqual(expect.arrayContaining(["model/SHA256SUMS", "gguf/SHA256SUMS", "handover/SHA256SUMS"]));
+    expect((await save("gguf/hospital-Q8_0.gguf")).subarray(0, 4).toString()).toBe("GGUF");
+    expect(await accessibilityFaults(page)).toEqual([]);
+    await page.setViewportSize({ width: 360, height: 780 });
+    await section("Recipe").getByText("What you take away").click();
+    await picture("5-files-narrow");
+    expect(await page.evaluate(() => document.documentElement.scrollWidth)).toBeLessThanOrEqual(360);
+    await page.setViewportSize({ width: 1440, height: 1000 });
   });
 
   it("hands out a report for people that needs nothing else", async () => {
@@ -183,6 +217,7 @@ describe("the built page", () => {
     await page.getByRole("radio", { name: "中文", exact: true }).check();
     await page.getByRole("region", { name: "方案", exact: true }).waitFor();
     expect(await page.evaluate(() => document.documentElement.lang)).toBe("zh-CN");
+    await section("带走结果").getByText("剪掉的部分写成零").first().waitFor();
     await picture("7-chinese");
     await page.reload();
     await page.getByRole("region", { name: "方案", exact: true }).waitFor();
