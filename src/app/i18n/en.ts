@@ -169,7 +169,7 @@ export const en = {
     dtypes: {
       f32: "float32: exact",
       f16: "float16: half the size, rounded",
-      bf16: "bfloat16: half the size, rounded more coarsely",
+      bf16: "bfloat16: half the size, coarser",
     },
     shardMegabytes: "Largest file, MB",
     adapter: "Also the LoRA adapter by itself",
@@ -381,7 +381,7 @@ export const en = {
     shard: (number: string, count: string) => `weights, part ${number} of ${count}`,
     shardIndex: "says which part holds which weight",
     modelfile: "for Ollama: ollama create mine -f Modelfile",
-    all: (count: string) => `All ${count} files`,
+    all: (count: string, folder: string) => `All ${count} files of ${folder}`,
     note,
     sha: "SHA-256",
   },

@@ -333,7 +333,7 @@ export const zh: Messages = {
     shard: (number, count) => `权重，第 ${number} 部分，共 ${count} 部分`,
     shardIndex: "说明每个权重在哪一部分",
     modelfile: "用于 Ollama：ollama create mine -f Modelfile",
-    all: (count) => `全部 ${count} 个文件`,
+    all: (count, folder) => `${folder} 的全部 ${count} 个文件`,
     note: noteInChinese,
     sha: "SHA-256",
   },

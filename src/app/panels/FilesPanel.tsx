@@ -11,7 +11,7 @@ const GROUPS = ["report", "model", "gguf", "adapter", "base", "handover"] as con
 type Group = (typeof GROUPS)[number];
 
 /** A group of more is folded. */
-const MOST_SHOWN = 12;
+const MOST_SHOWN = 6;
 
 export function FilesPanel({ state, actions }: PanelProps) {
   const t = useMessages();
@@ -78,7 +78,7 @@ function FileGroup({ group, files, notes, onSave }: FileGroupProps) {
       ))}
       {files.length > MOST_SHOWN ? (
         <details class="more">
-          <summary>{t.files.all(format.whole(files.length))}</summary>
+          <summary>{t.files.all(format.whole(files.length), `${group}/`)}</summary>
           {list}
         </details>
       ) : (

@@ -116,6 +116,7 @@ describe("a checkpoint that a person brings", () => {
     await press("Choose it in the recipe");
     const model = recipe.getByLabel("Base model");
     expect(await model.locator("option:checked").textContent()).toBe("Qwen-of-mine (int8)");
+    expect(await model.getAttribute("title")).toMatch(/^local-[\da-f]{16}$/);
     const included = async () =>
       Promise.all((await recipe.getByLabel(/^Include: /).all()).map((one) => one.isChecked()));
     expect(await included()).toEqual([false, false, false, true, true]);
