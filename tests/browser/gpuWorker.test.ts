@@ -51,6 +51,14 @@ function reached(step: number): { event: Promise<void>; onEvent: (event: RunEven
   return { event, onEvent: (told) => told.type === "step" && told.step === step && tell() };
 }
 
+it("tells what of a model cannot be exported, and of which there is no file", async () => {
+  const gpu = await openWorker();
+  const shapes = { perLayer: null, uniform: null, padded: null };
+  expect(await gpu.exportLimits("deepseek-nano")).toMatchObject({ pruned: false, shapes, gguf: null });
+  await expect(gpu.exportLimits("nobody")).rejects.toThrow(/nobody\/config\.json cannot be read/);
+  await expect(gpu.exportLimits("local-0")).rejects.toThrow(/is not kept in this browser/);
+});
+
 describe("a run in the worker", () => {
   let uninterrupted: [number, number][];
 
