@@ -91,7 +91,7 @@ function zeros(name: string, { hidden, intermediate, layers }: Record<"hidden" |
 
 const choose = (path: string) => models.getByLabel("Choose a folder…").setInputFiles(path);
 const item = (text: string | RegExp) => models.getByRole("listitem").filter({ hasText: text });
-const press = (name: string) => models.getByRole("button", { name, exact: true }).click();
+const press = (name: string, within = models) => within.getByRole("button", { name, exact: true }).click();
 
 describe("a checkpoint that a person brings", () => {
   it("is looked at, and weighed in four forms, of which one is recommended", async () => {
@@ -139,9 +139,44 @@ describe("a checkpoint that a person brings", () => {
     await chat.getByText(/tokens in/).waitFor();
   });
 
+  it("is called by its name in its runs and their results", async () => {
+    const fill = (label: string, value: number, within = recipe) =>
+      within.getByLabel(label, { exact: true }).fill(String(value));
+    const chains = recipe.getByRole("listitem").filter({ has: page.getByLabel("Include: Chains of thought") });
+    await recipe.getByText("Amounts", { exact: true }).click();
+    await fill("Training cases", 4);
+    await fill("Test cases", 2);
+    await recipe.getByLabel("Include: Fine-tune").uncheck();
+    await chains.locator("summary").first().click();
+    await fill("Steps", 1, chains);
+    await fill("Cases per step", 2, chains);
+    await chains.getByLabel("Also tune a control on direct answers").uncheck();
+    await recipe.getByText("Evaluation and repetition", { exact: true }).click();
+    await fill("Cases asked at each point", 1);
+    await fill("Longest reply, tokens", 4);
+    await recipe.getByText("What you take away").click();
+    await recipe.getByText("Nothing is pruned, so the model has one shape, which loads everywhere.").waitFor();
+    await press("Run the whole recipe", recipe);
+    for (const name of ["Before and after", "Runs in this browser"]) {
+      const named = page.getByRole("region", { name, exact: true }).getByText("Qwen-of-mine", { exact: true });
+      await named.waitFor({ timeout: 60_000 });
+      expect(await named.getAttribute("title")).toMatch(/^local-[\da-f]{16}$/);
+    }
+    await page
+      .getByText(/^Finished in /)
+      .first()
+      .waitFor({ timeout: 60_000 });
+    await page.getByText("The base is as it was computed with, rounded to int8").first().waitFor();
+    expect(await accessibilityFaults(page)).toEqual([]);
+  });
+
   it("is gone when it is deleted, and the recipe says so", async () => {
     await press("Delete Qwen-of-mine (int8)");
     await expect.poll(() => item("Qwen-of-mine").count()).toBe(0);
+    const runs = page.getByRole("region", { name: "Runs in this browser", exact: true });
+    await runs.getByText("A model that is no longer here").waitFor();
+    await runs.getByRole("button", { name: /^Delete the run / }).click(); // The disk is to be empty for what follows.
+    await runs.waitFor({ state: "detached" });
     await recipe.getByText("The recipe's model is no longer kept in this browser.").waitFor();
     expect(await recipe.getByRole("button", { name: "Run the whole recipe" }).isDisabled()).toBe(true);
     await recipe.getByLabel("Base model").selectOption("deepseek-nano");
