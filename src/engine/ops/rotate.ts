@@ -103,37 +103,42 @@ export function rotateOnHeap(
 }
 
 /**
- * Two tensors in one launch. x: [B, T, H, D] -> turnedX, same shape. y: [B, T, G, E] -> turnedY, the same; or the sum over
- * the G heads, where turnedY is [B, T, E].
+ * Two tensors. x: [B, T, H, D] -> turnedX, same shape. y: [B, T, G, E] -> turnedY, the same; or the sum over the G heads,
+ * where turnedY is [B, T, E].
  */
 export function launchRotation(
-  { x, y, positions, cos, sin }: Place & Record<"x" | "y", tf.TensorInfo>,
-  writes: Record<"turnedX" | "turnedY", tf.TensorInfo>,
+  { x, y, ...place }: Place & Record<"x" | "y", tf.TensorInfo>,
+  { turnedX, turnedY }: Record<"turnedX" | "turnedY", tf.TensorInfo>,
   layout: RotaryLayout,
   inverse: boolean,
 ): void {
-  const tokens = tf.util.sizeFromShape(positions.shape);
+  launchOne(x, turnedX, place, layout, inverse);
+  launchOne(y, turnedY, place, layout, inverse);
+}
+
+function launchOne(
+  x: tf.TensorInfo,
+  turned: tf.TensorInfo,
+  { positions, cos, sin }: Place,
+  layout: RotaryLayout,
+  inverse: boolean,
+): void {
   const [known, half] = cos.shape;
-  const [xSize, ySize] = [writes.turnedX, writes.turnedY].map(({ shape }) => tf.util.sizeFromShape(shape));
-  const terms = tf.util.sizeFromShape(y.shape) / ySize;
+  const width = x.shape.at(-1)!;
+  const plain = width - 2 * half;
+  const size = tf.util.sizeFromShape(turned.shape);
+  const terms = tf.util.sizeFromShape(x.shape) / size;
+  const heads = size / width;
+  const perHead = Math.ceil(plain / 2) + half;
+  const tokens = tf.util.sizeFromShape(positions.shape);
   launch({
     name: "rotate",
-    source: rotation(layout, terms > 1),
-    reads: { x, y, positions, cos, sin },
-    writes,
-    sizes: {
-      xSize,
-      ySize,
-      xPerToken: xSize / tokens,
-      yPerToken: ySize / tokens,
-      xWidth: x.shape.at(-1)!,
-      yWidth: y.shape.at(-1)!,
-      terms,
-      half,
-      known,
-    },
+    source: rotation(layout, { summed: terms > 1, plain: plain > 0 }),
+    reads: { x, positions, cos, sin },
+    writes: { turned },
+    sizes: { heads, perToken: heads / tokens, width, plain, perHead, terms, half, known },
     numbers: { direction: inverse ? -1 : 1, none: Number.NaN },
-    workgroups: groupsFor(xSize + ySize),
+    workgroups: groupsFor(heads * perHead),
   });
 }
 
@@ -162,29 +167,45 @@ export const turnText = (layout: RotaryLayout): string => /* wgsl */ `
   }
 `;
 
-// One thread per entry; it finds its partner in the pair.
-const rotation = (layout: RotaryLayout, summed: boolean): string => /* wgsl */ `
-  ${turnText(layout)}
+/** One thread per pair, or per two entries that stay as they are. */
+const rotation = (layout: RotaryLayout, { summed, plain }: { summed: boolean; plain: boolean }): string => /* wgsl */ `
   fn main(group: u32, thread: u32) {
     let i = group * THREADS + thread;
-    if (i < u.xSize) {
-      let turn = turnOf(i, u.xWidth, i / u.xPerToken);
-      turnedX[i] = turn.keep * x[i] + turn.take * x[turn.partner];
-      return;
-    }
-    let j = i - u.xSize;
-    if (j >= u.ySize) { return; }
-    let turn = turnOf(j, u.yWidth, j / u.yPerToken);
-    turnedY[j] = turn.keep * yAt(j) + turn.take * yAt(turn.partner);
+    let head = i / u.perHead;
+    if (head >= u.heads) { return; }
+    let start = head * u.width;
+    let still = u.perHead - u.half;
+    ${plain ? COPY : ""}
+    let pair = i % u.perHead - still;
+    let position = positions[head / u.perToken];
+    let known = position >= 0 && position < i32(u.known);
+    let angle = select(0u, u32(position), known) * u.half + pair;
+    let c = select(u.none, cos[angle], known);
+    let s = select(u.none, sin[angle] * u.direction, known);
+    let first = u.plain + ${layout === "interleaved" ? "2u * pair" : "pair"};
+    let second = first + ${layout === "interleaved" ? "1u" : "u.half"};
+    let a = valueAt(head, first);
+    let b = valueAt(head, second);
+    turned[start + first] = a * c - b * s;
+    turned[start + second] = b * c + a * s;
   }
-  fn yAt(j: u32) -> f32 {
+  fn valueAt(head: u32, d: u32) -> f32 {
     ${
       summed
         ? /* wgsl */ `
     var sum = 0.0;
-    for (var g = 0u; g < u.terms; g++) { sum += y[(j / u.yWidth * u.terms + g) * u.yWidth + j % u.yWidth]; }
+    for (var g = 0u; g < u.terms; g++) { sum += x[(head * u.terms + g) * u.width + d]; }
     return sum;`
-        : "return y[j];"
+        : "return x[head * u.width + d];"
     }
   }
+`;
+
+const COPY = /* wgsl */ `
+    if (i % u.perHead < still) {
+      let d = 2u * (i % u.perHead);
+      turned[start + d] = valueAt(head, d);
+      if (d + 1u < u.plain) { turned[start + d + 1u] = valueAt(head, d + 1u); }
+      return;
+    }
 `;
